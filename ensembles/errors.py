@@ -1,0 +1,30 @@
+"""The root of the tools' error tree. Each floor adds its own branches beside the code that raises them.
+
+    YardError                a user's mistake or a refused check; printed as one sentence, never as a traceback
+    ├── DeclarationError     a TOML file says something its schema does not allow        (ensembles.declaration)
+    ├── PbtxtError           a config.pbtxt that protobuf cannot read                    (ensembles.pbtxt)
+    ├── CheckpointError      a checkpoint is missing, damaged or of an unknown kind      (pipeline.checkpoint)
+    ├── StoreError           an artefact could not be written or is not what it was      (pipeline.store)
+    ├── QualityError         an engine does not say what its checkpoint says             (pipeline.quality)
+    ├── RepositoryError      a model repository is missing, drifted or cannot be swapped (pipeline.assemble)
+    ├── ScenarioError        a load test cannot be run as it is written                  (loadtests.scenario)
+    └── ServingError         the server cannot start, or never became ready; exit code 4 (serving.errors)
+
+A message is subject, value, fact, and what to do next: "recipe minilm.toml: precision 'int9' is not one of fp32,
+int8; did you mean 'int8'?"
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class YardError(Exception):
+    """A user's mistake or a refused check: one sentence that names subject, value, fact and mend."""
+
+    exit_code = 1
+
+
+def near_miss(word: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the known word closest to `word`, or an empty string."""
+    close = get_close_matches(word, list(known), n=1)
+    return f"; did you mean '{close[0]}'?" if close else ""
