@@ -1,0 +1,1 @@
+"""How Triton runs: preflight, launch (embedded | container), readiness, supervision."""

@@ -1,0 +1,111 @@
+"""One running tritonserver: start it under its keeper, wait until it is ready, stop it.
+
+Knows nothing of what the models do; whether an answer is right is `serving.golden`'s.
+"""
+
+import re
+import secrets
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+from serving import embedded, keeper
+from serving.embedded import Ports
+from serving.errors import ServingError
+from tritonyard import Client
+
+FAILED = re.compile(r"failed to load '(?P<model>[^']+)' version \d+: (?P<reason>.+)")
+POLL_FAILED = re.compile(r"Poll failed for model directory '(?P<model>[^']+)': (?P<reason>.+)")
+POLL_S = 0.05
+
+
+class Server:
+    """A tritonserver over `repository`, as a context manager: entered when its ports answer, left when all is gone.
+
+    `backends` holds our python-based backends, `log` takes the server's output. Extra arguments go to tritonserver.
+    """
+
+    def __init__(self, repository: Path, backends: Path, ports: Ports, log: Path, extra: tuple[str, ...] = ()):
+        self.ports, self.log = ports, log
+        self.grpc_url = f"grpc://127.0.0.1:{ports.grpc}"
+        self.http_url = f"http://127.0.0.1:{ports.http}"
+        self.metrics_url = f"http://127.0.0.1:{ports.metrics}/metrics"
+        self.admin_key = secrets.token_urlsafe(24)
+        self._repository, self._backends, self._extra = repository, backends, extra
+        self._keeper: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start the server; returns at once."""
+        scratch = Path(tempfile.mkdtemp(prefix="tritonyard-"))
+        shm_prefix = f"{scratch.name}_"
+        backends = embedded.lay_out_backends(self._backends, scratch)
+        argv = embedded.command(self._repository, backends, self.ports, shm_prefix, self.admin_key)
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        self.log.write_bytes(b"")
+        keep = [sys.executable, keeper.__file__, f"--log={self.log.resolve()}", f"--scratch={scratch}"]
+        self._keeper = subprocess.Popen(
+            [*keep, f"--shm-prefix={shm_prefix}", "--", *argv, *self._extra],
+            stdin=subprocess.PIPE,
+            env=embedded.environment(),
+        )
+
+    def wait_until_live(self, timeout_s: float, on_wait: Callable[[float], None] = lambda _: None) -> None:
+        """Wait until every model is loaded; `on_wait` is called with the seconds waited.
+
+        Raises ServingError with the server's own reason: it exited, or is not ready after `timeout_s`.
+        """
+        begun = time.monotonic()
+        with Client(self.grpc_url, timeout=1.0) as client:
+            while not client.ready():
+                waited = time.monotonic() - begun
+                if self.exit_code() is not None:
+                    raise ServingError(f"tritonserver stopped while loading; {self.explain()}")
+                if waited > timeout_s:
+                    raise ServingError(f"tritonserver is not ready after {timeout_s:.0f} s; {self.explain()}")
+                on_wait(waited)
+                time.sleep(POLL_S)
+
+    def exit_code(self) -> int | None:
+        """Return the exit code of a server that has ended, None of one that runs."""
+        return self._keeper.poll() if self._keeper else None
+
+    def wait(self, timeout_s: float | None = None) -> int | None:
+        """Wait until the server ends by itself and return its exit code; None after `timeout_s`."""
+        assert self._keeper, "wait() comes after start()"
+        try:
+            return self._keeper.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def explain(self) -> str:
+        """Return the server's own reason for a failed load in one line, and where its log lies."""
+        text = self.log.read_text(errors="replace") if self.log.exists() else ""
+        for pattern in (FAILED, POLL_FAILED):
+            if found := pattern.search(text):
+                model = Path(found["model"]).name
+                reason = found["reason"].rstrip('"')
+                return f"model '{model}' failed to load: {reason} (log: {self.log})"
+        errors = [line for line in text.splitlines() if line.startswith("E") or "error:" in line]
+        return f"its last error: {errors[-1].strip() if errors else 'none'} (log: {self.log})"
+
+    def stop(self) -> None:
+        """Stop the server and wait until its processes and shared memory are gone."""
+        if self._keeper is None:
+            return
+        assert self._keeper.stdin
+        self._keeper.stdin.close()
+        self._keeper.wait()
+        self._keeper = None
+
+    def __enter__(self) -> "Server":
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
