@@ -1,8 +1,8 @@
 """The ensemble of the embed task: text -> tokenizer -> encoder -> pooler -> embedding.
 
-    text ─► NAME_tokenizer ─► input_ids, attention_mask[, token_type_ids] ─► NAME_encoder ─► last_hidden_state ─┐
-                │                     └──────── attention_mask ────────────────► NAME_pooler ◄──────────────────┘
-                └─► num_input_tokens                                                └─► embedding
+text ─► NAME_tokenizer ─► input_ids, attention_mask[, token_type_ids] ─► NAME_encoder ─► last_hidden_state ─┐
+            │                     └──────── attention_mask ────────────────► NAME_pooler ◄──────────────────┘
+            └─► num_input_tokens                                                └─► embedding
 """
 
 from dataclasses import dataclass

@@ -58,9 +58,7 @@ def ensemble_config(ensemble: Ensemble) -> ModelConfig:
 
 
 def _input(tensor: Tensor) -> ModelInput:
-    return ModelInput(
-        name=tensor.name, data_type=_data_type(tensor), dims=tensor.dims, optional=tensor.optional
-    )
+    return ModelInput(name=tensor.name, data_type=_data_type(tensor), dims=tensor.dims, optional=tensor.optional)
 
 
 def _output(tensor: Tensor) -> ModelOutput:

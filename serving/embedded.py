@@ -20,6 +20,14 @@ ADMIN_HEADER = "triton-admin-key"
 
 
 @dataclass(frozen=True)
+class Launch:
+    """How one server is started: its argv and its environment."""
+
+    argv: list[str]
+    environment: dict[str, str]
+
+
+@dataclass(frozen=True)
 class Ports:
     """The three loopback ports of a server."""
 
@@ -53,8 +61,8 @@ def stub() -> Path:
     return file
 
 
-def lay_out_backends(ours: Path, scratch: Path) -> Path:
-    """Make the backend directory of one server run inside `scratch`: NVIDIA's python backend, and each of `ours`."""
+def lay_out_backends(ours: Path, scratch: Path) -> None:
+    """Make the folder `backends` of one server run in `scratch`: NVIDIA's python backend, and each of `ours`."""
     folder = scratch / "backends"
     python = folder / "python"
     # Copied: the server refuses a backend library whose link leads out of its backend directory.
@@ -63,16 +71,24 @@ def lay_out_backends(ours: Path, scratch: Path) -> Path:
     for backend in ours.iterdir():
         if (backend / "model.py").exists():
             (folder / backend.name).symlink_to(backend.resolve())
-    return folder
 
 
-def command(repository: Path, backends: Path, ports: Ports, shm_prefix: str, key: str) -> list[str]:
+def launch(repository: Path, backends: Path, ports: Ports, scratch: Path, key: str) -> Launch:
+    """Prepare a server in `scratch`, the run's own folder, whose unique name prefixes its shared-memory segments.
+
+    `key` is the value of the header that opens the restricted endpoints.
+    """
+    lay_out_backends(backends, scratch)
+    return Launch(command(repository, scratch, ports, key), environment())
+
+
+def command(repository: Path, scratch: Path, ports: Ports, key: str) -> list[str]:
     """Return the argv of a server that listens on loopback only and serves exactly what is committed."""
     return [
         str(installation() / "bin" / "tritonserver"),
         f"--model-repository={repository.resolve()}",
-        f"--backend-directory={backends}",
-        f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
+        f"--backend-directory={scratch / 'backends'}",
+        f"--backend-config=python,shm-region-prefix-name={shm_prefix(scratch)}",
         "--disable-auto-complete-config",
         "--http-address=127.0.0.1",
         f"--http-port={ports.http}",
@@ -85,6 +101,11 @@ def command(repository: Path, backends: Path, ports: Ports, shm_prefix: str, key
         "--allow-gpu-metrics=false",
         "--exit-timeout-secs=5",
     ]
+
+
+def shm_prefix(scratch: Path) -> str:
+    """Return how the names of a run's shared-memory segments begin."""
+    return f"{scratch.name}_"
 
 
 def environment() -> dict[str, str]:

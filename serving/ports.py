@@ -29,7 +29,7 @@ def require_free(ports: Ports) -> None:
             except OSError as error:
                 raise ServingError(
                     f"{use} port {port} cannot be used: {error.strerror}{_holder(port)}; "
-                    f"stop that process, or choose other ports with --port"
+                    f"stop that process, or choose another one with --{use}-port"
                 ) from None
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 
 from serving import embedded, keeper
-from serving.embedded import Ports
+from serving.embedded import Launch, Ports
 from serving.errors import ServingError
 from tritonyard import Client
 
@@ -22,35 +22,45 @@ FAILED = re.compile(r"failed to load '(?P<model>[^']+)' version \d+: (?P<reason>
 POLL_FAILED = re.compile(r"Poll failed for model directory '(?P<model>[^']+)': (?P<reason>.+)")
 POLL_S = 0.05
 
+Launcher = Callable[[Path, Path, Ports, Path, str], Launch]
+
 
 class Server:
     """A tritonserver over `repository`, as a context manager: entered when its ports answer, left when all is gone.
 
-    `backends` holds our python-based backends, `log` takes the server's output. Extra arguments go to tritonserver.
+    `backends` holds our python-based backends, `log` takes the server's output, `launch` is the runtime's. `extra`
+    arguments go to tritonserver.
     """
 
-    def __init__(self, repository: Path, backends: Path, ports: Ports, log: Path, extra: tuple[str, ...] = ()):
+    def __init__(
+        self,
+        repository: Path,
+        backends: Path,
+        ports: Ports,
+        log: Path,
+        launch: Launcher = embedded.launch,
+        extra: tuple[str, ...] = (),
+    ):
         self.ports, self.log = ports, log
         self.grpc_url = f"grpc://127.0.0.1:{ports.grpc}"
         self.http_url = f"http://127.0.0.1:{ports.http}"
         self.metrics_url = f"http://127.0.0.1:{ports.metrics}/metrics"
         self.admin_key = secrets.token_urlsafe(24)
-        self._repository, self._backends, self._extra = repository, backends, extra
+        self._repository, self._backends = repository, backends
+        self._launch, self._extra = launch, extra
         self._keeper: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start the server; returns at once."""
         scratch = Path(tempfile.mkdtemp(prefix="tritonyard-"))
-        shm_prefix = f"{scratch.name}_"
-        backends = embedded.lay_out_backends(self._backends, scratch)
-        argv = embedded.command(self._repository, backends, self.ports, shm_prefix, self.admin_key)
+        launch = self._launch(self._repository, self._backends, self.ports, scratch, self.admin_key)
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self.log.write_bytes(b"")
         keep = [sys.executable, keeper.__file__, f"--log={self.log.resolve()}", f"--scratch={scratch}"]
         self._keeper = subprocess.Popen(
-            [*keep, f"--shm-prefix={shm_prefix}", "--", *argv, *self._extra],
+            [*keep, f"--shm-prefix={embedded.shm_prefix(scratch)}", "--", *launch.argv, *self._extra],
             stdin=subprocess.PIPE,
-            env=embedded.environment(),
+            env=launch.environment,
         )
 
     def wait_until_live(self, timeout_s: float, on_wait: Callable[[float], None] = lambda _: None) -> None:

@@ -1,0 +1,1 @@
+"""The one command line: a file a command group. It alone prints and exits."""

@@ -146,9 +146,7 @@ class TritonPythonModel:
         if file.is_dir():  # an engine with external data
             file = file / "model.onnx"
         try:
-            self.session = ort.InferenceSession(
-                str(file), session_options(config), providers=["CPUExecutionProvider"]
-            )
+            self.session = ort.InferenceSession(str(file), session_options(config), providers=["CPUExecutionProvider"])
             check_signature(config, self.session)
             self.options = run_options(config)
         except Exception as error:

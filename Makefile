@@ -1,0 +1,52 @@
+# One target an arrow; each is one `yard` command in the checkout's own environment.
+#   make demo                      everything, on real weights
+#   make engines MODEL=minilm      one model
+PROFILE ?= cpu
+MODEL ?=
+SCENARIO ?= embed_smoke
+PYTHON ?= python3.11
+BIN := .venv/bin
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup engines repository serve ask loadtest demo check test bench clean
+
+help: ## the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
+
+$(READY): bootstrap.py constraints.txt pyproject.toml clients/pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not on PATH; install Python 3.11 (Debian, Ubuntu: python3.11 python3.11-venv libpython3.11), or say which: make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@$(PYTHON) bootstrap.py
+
+setup: $(READY) ## the environment .venv, pinned
+
+engines: $(READY) ## checkpoint -> engine, proved (MODEL=name)
+	@$(BIN)/yard engines --profile $(PROFILE) $(MODEL)
+
+repository: $(READY) ## engine -> model_repository/PROFILE (MODEL=name)
+	@$(BIN)/yard repository --profile $(PROFILE) $(MODEL)
+
+serve: $(READY) ## a real tritonserver over it, until Ctrl-C
+	@$(BIN)/yard serve --profile $(PROFILE)
+
+loadtest: $(READY) ## SCENARIO=name against a server of its own, and the verdict
+	@$(BIN)/yard loadtest --profile $(PROFILE) $(SCENARIO)
+
+demo: $(READY) ## all of it: engine, repository, server, answers, load test, verdict
+	@$(BIN)/yard demo
+
+check: $(READY) ## ruff, mypy, import rules, unit tests: under a minute
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/pytest -q -m "not build and not server"
+
+test: check ## check, and everything against the real tritonserver
+	@$(BIN)/pytest -q -m "build or server"
+
+bench: $(READY) ## the figures, as ratios in one run -> bench/results.json
+	@$(BIN)/python bootstrap.py --extra bench
+	@$(BIN)/python -m bench.run
+
+clean: ## what was built; the environment stays
+	@rm -rf .artifacts runs model_repository/*/*/[0-9]* .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,100 @@
+"""One checkpoint in every precision, side by side: size, parity, sentences a second."""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline import onnx_encoder
+from pipeline.engines import Engines, Plan, make_engine
+from pipeline.onnx_encoder import MODEL, TOKENIZER, Report
+from pipeline.quality import Parity, misses, read_texts
+from pipeline.recipe import PRECISIONS, Recipe
+
+BATCH = 8
+ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class Row:
+    """One precision: bytes on disk, parity with the checkpoint, the gate's findings, speed in this process."""
+
+    precision: str
+    bytes: int
+    parity: Parity
+    misses: list[str]
+    sentences_per_second: float
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the row as plain data."""
+        return asdict(self)
+
+
+def compare(engines: Engines, recipe: Recipe, report: Report) -> list[Row]:
+    """Build `recipe` in every precision and measure them in turns, so that a drifting machine hits all alike.
+
+    An engine that misses its gate is measured too; nothing is published here.
+    """
+    plans = [engines.plan(recipe, precision) for precision in PRECISIONS]
+    with ExitStack() as stack:
+        made = [_made(engines, plan, stack, report) for plan in plans]
+        report("measuring speed")
+        speeds = _speeds([folder for folder, _ in made], recipe.limits.max_tokens)
+        return [
+            Row(
+                precision=(precision := plan.step.covers["precision"]),
+                bytes=(folder / MODEL).stat().st_size,
+                parity=parity,
+                misses=misses(parity, getattr(recipe.quality, precision)),
+                sentences_per_second=round(speed, 1),
+            )
+            for plan, (folder, parity), speed in zip(plans, made, speeds, strict=True)
+        ]
+
+
+def _made(engines: Engines, plan: Plan, stack: ExitStack, report: Report) -> tuple[Path, Parity]:
+    """The engine's folder and parity: the published one, or one made for this comparison only."""
+    if artefact := engines.store.find(plan.step):
+        return artefact.folder, Parity(**artefact.facts["parity"])
+    precision = plan.step.covers["precision"]
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=f"tritonyard-{precision}-")))
+    return folder, make_engine(plan, folder, lambda stage: report(f"{precision}: {stage}"))
+
+
+def _speeds(folders: Sequence[Path], max_tokens: int) -> list[float]:
+    """Sentences a second of each engine over the parity texts in batches of BATCH, sorted by length; medians."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(folders[0] / TOKENIZER))
+    tokenizer.enable_truncation(max_tokens)
+    texts = sorted(read_texts(), key=len)
+    sessions = [onnx_encoder.open_session(folder / MODEL) for folder in folders]
+    feeds = [
+        _feed(tokenizer, texts[start : start + BATCH], {each.name for each in sessions[0].get_inputs()})
+        for start in range(0, len(texts), BATCH)
+    ]
+    seconds: list[list[float]] = [[] for _ in sessions]
+    for _ in range(ROUNDS + 1):  # the first round warms up
+        for session, spent in zip(sessions, seconds, strict=True):
+            begun = time.perf_counter()
+            for feed in feeds:
+                session.run(None, feed)
+            spent.append(time.perf_counter() - begun)
+    return [len(texts) / statistics.median(spent[1:]) for spent in seconds]
+
+
+def _feed(tokenizer: Any, texts: list[str], wanted: set[str]) -> dict[str, Any]:
+    import numpy as np
+
+    tokenizer.enable_padding()
+    encodings = tokenizer.encode_batch(texts)
+    columns = {
+        "input_ids": [each.ids for each in encodings],
+        "attention_mask": [each.attention_mask for each in encodings],
+        "token_type_ids": [each.type_ids for each in encodings],
+    }
+    return {name: np.array(rows, np.int64) for name, rows in columns.items() if name in wanted}

@@ -1,0 +1,109 @@
+"""The asynchronous client, and the driver that carries a flow's calls over a transport."""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+from tritonyard._base import DEFAULT_URL, Address, BaseClient
+from tritonyard._errors import TritonyardError
+from tritonyard._flows import Embeddings, Flow, Result, embedding, probing
+from tritonyard._transport import AsyncTransport, Call, Deadline
+
+
+class AsyncClient(BaseClient):
+    """The asynchronous Client: the same methods, results and errors, to be awaited.
+
+    It belongs to the event loop of its first call. Use it as an async context manager, or await `close()`.
+    Cancelling a task that waits here cancels its requests.
+    """
+
+    def __init__(
+        self, url: str = DEFAULT_URL, *, model: str | None = None, timeout: float = 30.0, concurrency: int = 8
+    ):
+        super().__init__(url, model, timeout, concurrency)
+        self._transport = _connect(self._address)
+
+    async def embed(
+        self,
+        texts: Sequence[str] | str,
+        *,
+        model: str | None = None,
+        truncate: bool = False,
+        timeout: float | None = None,
+    ) -> Embeddings:
+        """Return the embeddings of `texts`, FP32 [n, hidden], row for text; see `Client.embed`."""
+        return await self._run(embedding(texts, self._named(model), truncate, self._configs), timeout)
+
+    async def ready(self, *, timeout: float | None = None) -> bool:
+        """Tell whether the server is there and all its models are loaded; see `Client.ready`."""
+        return await self._run(probing(None), timeout)
+
+    async def model_ready(self, model: str | None = None, *, timeout: float | None = None) -> bool:
+        """Tell whether `model` is loaded; see `Client.model_ready`."""
+        return await self._run(probing(self._named(model)), timeout)
+
+    async def close(self) -> None:
+        """Close all connections. Calls under way in other tasks may end with ClientClosed."""
+        self._closed = True
+        await self._transport.close()
+
+    async def __aenter__(self) -> "AsyncClient":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _run(self, flow: Flow[Result], timeout: float | None) -> Result:
+        deadline = self._deadline(timeout)
+        try:
+            calls = next(flow)
+            while True:
+                try:
+                    answers = await self._perform(calls, deadline)
+                except TritonyardError as error:
+                    calls = flow.throw(error)
+                else:
+                    calls = flow.send(answers)
+        except StopIteration as end:
+            result: Result = end.value
+            return result
+
+    async def _perform(self, calls: Sequence[Call], deadline: Deadline) -> list[Any]:
+        """Return the answers to `calls` in order; the first error gives up what is under way."""
+        if len(calls) == 1:
+            return [await self._ask(calls[0], deadline)]
+        window: deque[asyncio.Task[Any]] = deque()
+        answers = []
+        try:
+            for call in calls:
+                if len(window) == self.concurrency:
+                    answers.append(await window[0])
+                    window.popleft()
+                window.append(asyncio.ensure_future(self._ask(call, deadline)))
+            while window:
+                answers.append(await window[0])
+                window.popleft()
+            return answers
+        finally:
+            for task in window:
+                task.cancel()
+            await asyncio.gather(*window, return_exceptions=True)
+
+    async def _ask(self, call: Call, deadline: Deadline) -> Any:
+        with self._typed(call, deadline):
+            return await self._transport.ask(call, deadline)
+
+
+def _connect(address: Address) -> AsyncTransport:
+    # Each protocol loads its own libraries only.
+    if address.scheme == "grpc":
+        from tritonyard._grpc import AsyncGrpcTransport
+
+        return AsyncGrpcTransport(address.netloc)
+    from tritonyard._http_async import AsyncHttpTransport
+
+    return AsyncHttpTransport(address.host, address.port)

@@ -1,0 +1,132 @@
+"""The synchronous client, and the driver that carries a flow's calls over a transport."""
+
+from collections import deque
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+from tritonyard._base import DEFAULT_URL, Address, BaseClient
+from tritonyard._errors import TritonyardError
+from tritonyard._flows import Embeddings, Flow, Result, embedding, probing
+from tritonyard._transport import Call, Deadline, Pending, Transport
+
+
+class Client(BaseClient):
+    """A client of one Triton server, over gRPC (`grpc://host:port`, the default) or HTTP (`http://host:port`).
+
+    `model` is used where a call names none. `timeout` (seconds) is the budget of a whole call, all its
+    requests together. `concurrency` is how many requests of one call are under way at once. Safe to use from
+    many threads, and from greenlets (`grpc.experimental.gevent.init_gevent()` first). Use it as a context
+    manager, or call `close()`.
+
+    Raises InvalidRequest: an argument is out of range.
+    """
+
+    def __init__(
+        self, url: str = DEFAULT_URL, *, model: str | None = None, timeout: float = 30.0, concurrency: int = 8
+    ):
+        super().__init__(url, model, timeout, concurrency)
+        self._transport = _connect(self._address)
+
+    def embed(
+        self,
+        texts: Sequence[str] | str,
+        *,
+        model: str | None = None,
+        truncate: bool = False,
+        timeout: float | None = None,
+    ) -> Embeddings:
+        """Return the embeddings of `texts`, FP32 [n, hidden], row for text; one str is one text: [1, hidden].
+
+        Any number of texts: they are sorted by length, cut into requests, and several are under way at once.
+        The first error cancels the others. No texts give [0, hidden].
+
+        `truncate` lets the server cut a text that is too long for the model; otherwise it refuses the call.
+        `timeout` (seconds) replaces the client's own.
+
+        Raises InvalidRequest (a text is not a str, not UTF-8 or too long; the message has its index),
+        ModelNotFound, AccessDenied, DeadlineExceeded, ServerUnavailable, ServerOverloaded, ServerFailed,
+        ClientClosed.
+        """
+        return self._run(embedding(texts, self._named(model), truncate, self._configs), timeout)
+
+    def ready(self, *, timeout: float | None = None) -> bool:
+        """Tell whether the server is there and all its models are loaded; one that is not there is not ready.
+
+        Raises AccessDenied: the server does not say it to everyone.
+        """
+        return self._run(probing(None), timeout)
+
+    def model_ready(self, model: str | None = None, *, timeout: float | None = None) -> bool:
+        """Tell whether `model` is loaded; an unknown model is not ready.
+
+        Raises AccessDenied: the server does not say it to everyone.
+        """
+        return self._run(probing(self._named(model)), timeout)
+
+    def close(self) -> None:
+        """Close all connections. Calls under way in other threads may end with ClientClosed."""
+        self._closed = True
+        self._transport.close()
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _run(self, flow: Flow[Result], timeout: float | None) -> Result:
+        deadline = self._deadline(timeout)
+        try:
+            calls = next(flow)
+            while True:
+                try:
+                    answers = self._perform(calls, deadline)
+                except TritonyardError as error:
+                    calls = flow.throw(error)
+                else:
+                    calls = flow.send(answers)
+        except StopIteration as end:
+            result: Result = end.value
+            return result
+
+    def _perform(self, calls: Sequence[Call], deadline: Deadline) -> list[Any]:
+        """Return the answers to `calls` in order; the first error gives up what is under way."""
+        if len(calls) == 1:
+            with self._typed(calls[0], deadline):
+                return [self._transport.ask(calls[0], deadline)]
+        window: deque[tuple[Call, Pending]] = deque()
+        answers = []
+        try:
+            for call in calls:
+                if len(window) == self.concurrency:
+                    answers.append(self._oldest(window, deadline))
+                with self._typed(call, deadline):
+                    window.append((call, self._transport.start(call, deadline)))
+            while window:
+                answers.append(self._oldest(window, deadline))
+            return answers
+        finally:
+            for _, pending in window:
+                pending.cancel()
+
+    def _oldest(self, window: deque[tuple[Call, Pending]], deadline: Deadline) -> Any:
+        """Wait for the oldest call under way: a server takes them in turn, the others are hardly ahead."""
+        call, pending = window[0]
+        with self._typed(call, deadline):
+            answer = pending.result()
+        window.popleft()
+        return answer
+
+
+def _connect(address: Address) -> Transport:
+    # Each protocol loads its own libraries only.
+    if address.scheme == "grpc":
+        from tritonyard._grpc import GrpcTransport
+
+        return GrpcTransport(address.netloc)
+    from tritonyard._http_sync import HttpTransport
+
+    return HttpTransport(address.host, address.port)

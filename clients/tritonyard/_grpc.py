@@ -1,0 +1,163 @@
+"""KServe over gRPC, sync and async: Triton's own protobuf messages on a channel of grpcio."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import grpc
+import grpc.aio
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from tritonyard._transport import Call, Deadline, GetConfig, Infer, ModelConfig, Probe, Refused, tensor
+
+CHANNEL_OPTIONS = [
+    # Batches of embeddings outgrow gRPC's 4 MB.
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    # gRPC waits up to two minutes before it looks again at a server that was away.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+]
+
+
+class Method(NamedTuple):
+    """How a call travels: the stub's method, the message there, and the answer back."""
+
+    name: str
+    encode: Callable[[Any], Any]
+    decode: Callable[[Any], Any]
+
+
+def _infer_request(call: Infer) -> Any:
+    message = service_pb2.ModelInferRequest(model_name=call.model)
+    for each in call.inputs:
+        message.inputs.add(name=each.name, datatype=each.datatype, shape=each.shape)
+        message.raw_input_contents.append(each.raw)
+    for name in call.outputs:
+        message.outputs.add(name=name)
+    for key, value in call.parameters.items():
+        message.parameters[key].bool_param = value
+    return message
+
+
+def _infer_answer(message: Any) -> Any:
+    raws = message.raw_output_contents
+    if len(raws) != len(message.outputs):
+        raise Refused("INTERNAL", f"{len(message.outputs)} outputs came with {len(raws)} contents")
+    return {
+        output.name: tensor(output.name, output.datatype, list(output.shape), raw)
+        for output, raw in zip(message.outputs, raws, strict=True)
+    }
+
+
+def _config(message: Any) -> ModelConfig:
+    config = message.config
+    return ModelConfig(
+        config.max_batch_size,
+        {each.name: tuple(each.dims) for each in config.input},
+        {each.name: tuple(each.dims) for each in config.output},
+    )
+
+
+def _method(call: Call) -> Method:
+    match call:
+        case Infer():
+            return Method("ModelInfer", _infer_request, _infer_answer)
+        case GetConfig():
+            return Method(
+                "ModelConfig", lambda call: service_pb2.ModelConfigRequest(name=call.model), _config
+            )
+        case Probe(model=None):
+            return Method(
+                "ServerReady", lambda _: service_pb2.ServerReadyRequest(), lambda answer: answer.ready
+            )
+        case Probe():
+            return Method(
+                "ModelReady",
+                lambda call: service_pb2.ModelReadyRequest(name=call.model),
+                lambda answer: answer.ready,
+            )
+
+
+def _refused(error: grpc.RpcError) -> Refused:
+    return Refused(error.code().name, error.details() or "")
+
+
+class GrpcTransport:
+    """A channel of its own, shared by all threads."""
+
+    def __init__(self, address: str):
+        self._channel = grpc.insecure_channel(address, CHANNEL_OPTIONS)
+        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+
+    def ask(self, call: Call, deadline: Deadline) -> Any:
+        """Call and wait; 0.15 ms faster than a future that is waited for."""
+        method = _method(call)
+        try:
+            message = getattr(self._stub, method.name)(method.encode(call), timeout=deadline.left())
+        except grpc.RpcError as error:
+            raise _refused(error) from None
+        except ValueError as error:  # grpcio's word for a closed channel
+            raise Refused("CANCELLED", str(error)) from None
+        return method.decode(message)
+
+    def start(self, call: Call, deadline: Deadline) -> "GrpcPending":
+        """Send without waiting; gRPC's own thread receives."""
+        method = _method(call)
+        try:
+            future = getattr(self._stub, method.name).future(method.encode(call), timeout=deadline.left())
+        except ValueError as error:
+            raise Refused("CANCELLED", str(error)) from None
+        return GrpcPending(future, method)
+
+    def close(self) -> None:
+        """Close the channel; calls under way end."""
+        self._channel.close()
+
+
+class GrpcPending:
+    """A gRPC future and how its answer is read."""
+
+    def __init__(self, future: Any, method: Method):
+        self._future, self._method = future, method
+
+    def result(self) -> Any:
+        """Wait for the answer; gRPC itself ends it at the deadline."""
+        try:
+            message = self._future.result()
+        except grpc.RpcError as error:
+            raise _refused(error) from None
+        except grpc.FutureCancelledError:
+            raise Refused("CANCELLED", "the call was cancelled") from None
+        return self._method.decode(message)
+
+    def cancel(self) -> None:
+        """Cancel on the server too."""
+        self._future.cancel()
+
+
+class AsyncGrpcTransport:
+    """A channel of its own, opened by the first call: it belongs to the event loop of that call."""
+
+    def __init__(self, address: str):
+        self._address = address
+        self._channel: Any = None
+        self._stub: Any = None
+
+    async def ask(self, call: Call, deadline: Deadline) -> Any:
+        """Call and wait."""
+        if self._channel is None:
+            self._channel = grpc.aio.insecure_channel(self._address, CHANNEL_OPTIONS)
+            self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        method = _method(call)
+        try:
+            message = await getattr(self._stub, method.name)(method.encode(call), timeout=deadline.left())
+        except grpc.RpcError as error:
+            raise _refused(error) from None
+        except grpc.aio.UsageError as error:  # grpcio's word for a closed channel
+            raise Refused("CANCELLED", str(error)) from None
+        return method.decode(message)
+
+    async def close(self) -> None:
+        """Close the channel; calls under way end."""
+        if self._channel is not None:
+            await self._channel.close()

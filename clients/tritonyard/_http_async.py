@@ -1,0 +1,45 @@
+"""HTTP for asyncio, by aiohttp."""
+
+import asyncio
+import math
+from typing import Any
+
+import aiohttp
+from yarl import URL
+
+from tritonyard._http_codec import decode, encode
+from tritonyard._transport import Call, Deadline, Refused
+
+
+class AsyncHttpTransport:
+    """A session of its own, opened by the first call: it belongs to the event loop of that call."""
+
+    def __init__(self, host: str, port: int):
+        self._base = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        self._session: aiohttp.ClientSession | None = None
+
+    async def ask(self, call: Call, deadline: Deadline) -> Any:
+        """Send and wait."""
+        if self._session is None:
+            # How many calls are under way is the client's business: no second limit here.
+            connector = aiohttp.TCPConnector(limit=0)
+            self._session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+        request = encode(call)
+        url = URL(self._base + request.path, encoded=True)
+        # By default aiohttp rounds deadlines of more than 5 seconds up to whole ones.
+        timeout = aiohttp.ClientTimeout(total=deadline.left(), ceil_threshold=math.inf)
+        try:
+            async with self._session.request(
+                request.method, url, data=request.body, headers=request.headers, timeout=timeout
+            ) as response:
+                body = await response.read()
+        except (TimeoutError, asyncio.TimeoutError) as error:  # noqa: UP041 (two classes before 3.11)
+            raise Refused("DEADLINE_EXCEEDED", str(error)) from None
+        except (aiohttp.ClientError, OSError, ValueError, RuntimeError) as error:
+            raise Refused("UNAVAILABLE", f"{type(error).__name__}: {error}") from None
+        return decode(call, response.status, response.headers, body)
+
+    async def close(self) -> None:
+        """Close all connections; calls under way end."""
+        if self._session is not None:
+            await self._session.close()

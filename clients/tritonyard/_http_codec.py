@@ -1,0 +1,100 @@
+"""KServe over HTTP as plain data: which request a call is, and what an answer says. Touches no socket."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+from tritonyard._transport import Call, GetConfig, Infer, ModelConfig, Probe, Refused, tensor
+
+# How many bytes of a body are JSON; the tensors follow in binary form (Triton's binary data extension).
+JSON_LENGTH = "Inference-Header-Content-Length"
+# A server or model that is not ready, or not there, says so by its code alone.
+NOT_READY = (400, 404, 503)
+
+
+class Request(NamedTuple):
+    """One HTTP request."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes | None
+
+
+def encode(call: Call) -> Request:
+    """Return the HTTP request of a call."""
+    match call:
+        case Infer():
+            header = json.dumps(_infer_json(call)).encode()
+            headers = {"Content-Type": "application/octet-stream", JSON_LENGTH: str(len(header))}
+            body = b"".join([header, *(each.raw for each in call.inputs)])
+            return Request("POST", f"{_path(call.model)}/infer", headers, body)
+        case GetConfig():
+            return Request("GET", f"{_path(call.model)}/config", {}, None)
+        case Probe():
+            path = "/v2/health" if call.model is None else _path(call.model)
+            return Request("GET", f"{path}/ready", {}, None)
+
+
+def decode(call: Call, status: int, headers: Mapping[str, str], body: bytes) -> Any:
+    """Return the answer to a call; raise Refused where the server gave none, or one that makes no sense."""
+    if isinstance(call, Probe) and status in NOT_READY:
+        return False
+    if status != 200:
+        raise Refused(status, _words(body))
+    try:
+        match call:
+            case Infer():
+                return _tensors(body, int(headers[JSON_LENGTH]))
+            case GetConfig():
+                return _config(json.loads(body))
+            case Probe():
+                return True
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Refused("INTERNAL", f"the answer is not KServe's: {type(error).__name__}: {error}") from None
+
+
+def _path(model: str) -> str:
+    return f"/v2/models/{quote(model, safe='')}"
+
+
+def _infer_json(call: Infer) -> dict[str, Any]:
+    return {
+        "parameters": call.parameters,
+        "inputs": [
+            {
+                "name": each.name,
+                "datatype": each.datatype,
+                "shape": each.shape,
+                "parameters": {"binary_data_size": len(each.raw)},
+            }
+            for each in call.inputs
+        ],
+        "outputs": [{"name": name, "parameters": {"binary_data": True}} for name in call.outputs],
+    }
+
+
+def _tensors(body: bytes, json_length: int) -> dict[str, Any]:
+    answer, found = {}, json_length
+    for output in json.loads(body[:json_length])["outputs"]:
+        size = output["parameters"]["binary_data_size"]
+        raw = body[found : found + size]
+        answer[output["name"]] = tensor(output["name"], output["datatype"], output["shape"], raw)
+        found += size
+    return answer
+
+
+def _config(config: dict[str, Any]) -> ModelConfig:
+    def dims(side: str) -> dict[str, tuple[int, ...]]:
+        return {each["name"]: tuple(map(int, each["dims"])) for each in config[side]}
+
+    return ModelConfig(int(config.get("max_batch_size", 0)), dims("input"), dims("output"))
+
+
+def _words(body: bytes) -> str:
+    """Return the server's own words: Triton's JSON, or the beginning of whatever else answered."""
+    try:
+        return str(json.loads(body)["error"])
+    except (ValueError, KeyError, TypeError):
+        return body[:200].decode(errors="replace").strip()

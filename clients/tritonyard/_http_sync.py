@@ -1,0 +1,183 @@
+"""HTTP for threads and greenlets: the standard library's client, a pool of connections, one deadline a call.
+
+tritonclient.http has neither a deadline nor thread safety, and is no faster.
+"""
+
+import contextlib
+import http.client
+import io
+import socket
+from collections import deque
+from typing import Any
+
+from tritonyard._http_codec import decode, encode
+from tritonyard._transport import Call, Deadline, Refused
+
+# Whatever http.client and sockets raise: http.client turns some nonsense on the wire into ValueError.
+FAULTS = (OSError, http.client.HTTPException, ValueError)
+
+
+def _refused(error: Exception) -> Refused:
+    if isinstance(error, TimeoutError):
+        return Refused("DEADLINE_EXCEEDED", str(error))
+    return Refused("UNAVAILABLE", f"{type(error).__name__}: {error}")
+
+
+class HttpTransport:
+    """Connections that are kept open between calls; each carries one call at a time."""
+
+    def __init__(self, host: str, port: int):
+        self._host, self._port = host, port
+        self._idle: deque[_Connection] = deque()
+        self._closed = False
+
+    def ask(self, call: Call, deadline: Deadline) -> Any:
+        """Send and wait."""
+        return self.start(call, deadline).result()
+
+    def start(self, call: Call, deadline: Deadline) -> "HttpPending":
+        """Send on an idle connection, or a new one; the answer waits in the socket."""
+        request = encode(call)
+        connection = self._take()
+        connection.deadline = deadline
+        try:
+            connection.request(request.method, request.path, request.body, request.headers)
+        except FAULTS as error:
+            connection.close()
+            raise _refused(error) from None
+        except BaseException:
+            connection.close()
+            raise
+        return HttpPending(self, connection, call)
+
+    def give_back(self, connection: "_Connection") -> None:
+        """Keep a connection whose answer has been read for the next call."""
+        self._idle.append(connection)
+        if self._closed:
+            self.close()
+
+    def close(self) -> None:
+        """Close all idle connections, and each of the others when its call is over."""
+        self._closed = True
+        with contextlib.suppress(IndexError):
+            while True:
+                self._idle.pop().close()
+
+    def _take(self) -> "_Connection":
+        with contextlib.suppress(IndexError):
+            while True:
+                # The last one used is the one most likely to be alive.
+                connection = self._idle.pop()
+                if connection.alive():
+                    return connection
+                connection.close()
+        return _Connection(self._host, self._port)
+
+
+class HttpPending:
+    """A request that was sent, and the connection that its answer comes on."""
+
+    def __init__(self, transport: HttpTransport, connection: "_Connection", call: Call):
+        self._transport, self._connection, self._call = transport, connection, call
+
+    def result(self) -> Any:
+        """Read the answer; a connection that fails is not used again."""
+        try:
+            response = self._connection.getresponse()
+            body = response.read()
+        except FAULTS as error:
+            self._connection.close()
+            raise _refused(error) from None
+        except BaseException:
+            self._connection.close()
+            raise
+        if self._connection.sock is not None:
+            self._transport.give_back(self._connection)
+        return decode(self._call, response.status, dict(response.headers), body)
+
+    def cancel(self) -> None:
+        """Close the connection: the server sees that nobody waits."""
+        self._connection.close()
+
+
+class _Connection(http.client.HTTPConnection):
+    """One connection whose every wait ends at `deadline`."""
+
+    deadline: Deadline
+
+    def connect(self) -> None:
+        """Connect to the first address that answers."""
+        fault: OSError = OSError(f"no address for {self.host}")
+        for *_, address in socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM):
+            try:
+                sock = socket.create_connection((str(address[0]), self.port), _seconds(self.deadline))
+            except OSError as error:
+                fault = error
+            else:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                self.sock: Any = _DeadlineSocket(sock, self)
+                return
+        raise fault
+
+    def alive(self) -> bool:
+        """Tell whether an idle connection is still open; one with something to read is not."""
+        return self.sock is not None and self.sock.quiet()
+
+
+class _DeadlineSocket:
+    """What http.client uses of a socket, whose own timeout is for one wait: a slow drip never meets it."""
+
+    def __init__(self, sock: socket.socket, connection: _Connection):
+        self._sock, self._connection = sock, connection
+
+    def arm(self) -> None:
+        """Let the next wait end at the deadline."""
+        self._sock.settimeout(_seconds(self._connection.deadline))
+
+    def sendall(self, data: bytes) -> None:
+        """Send all of `data` before the deadline."""
+        self.arm()
+        self._sock.sendall(data)
+
+    def makefile(self, _mode: str) -> io.BufferedReader:
+        """Return a reader that keeps the deadline at every wait."""
+        return io.BufferedReader(_DeadlineReader(self, self._sock.makefile("rb", buffering=0)))
+
+    def quiet(self) -> bool:
+        """Tell whether the socket is open and has nothing to read."""
+        try:
+            self._sock.settimeout(0)
+            self._sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
+    def close(self) -> None:
+        """Close the socket once its reader is closed too."""
+        self._sock.close()
+
+
+class _DeadlineReader(io.RawIOBase):
+    def __init__(self, sock: _DeadlineSocket, raw: Any):
+        self._sock, self._raw = sock, raw
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        self._sock.arm()
+        read: int | None = self._raw.readinto(buffer)
+        return read
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+def _seconds(deadline: Deadline) -> float:
+    try:
+        return deadline.left()
+    except Refused:
+        raise TimeoutError from None

@@ -1,0 +1,96 @@
+"""Distribution-free confidence bounds, in closed binomial form. Pure, `math` only.
+
+Each bound is one-sided: `alpha` is the probability, at most, that the truth lies beyond it. Two of them make
+an interval. All assume independent samples.
+"""
+
+import math
+from collections.abc import Callable
+
+
+def binomial_cdf(k: int, n: int, p: float) -> float:
+    """Return P(X <= k) for X ~ Bin(n, p).
+
+    Sums the tail that is shorter in value, from its largest term down by the ratio of neighbouring terms, and
+    stops where terms no longer count: about sqrt(n) steps.
+    """
+    if k < 0 or k >= n:
+        return float(k >= n)
+    if p <= 0 or p >= 1:
+        return float(p <= 0)
+    if k + 1 > n * p:
+        # P(X > k) = P(n - X <= n - k - 1), and n - X ~ Bin(n, 1 - p).
+        return 1.0 - _lower_tail(n - k - 1, n, 1.0 - p, p)
+    return _lower_tail(k, n, p, 1.0 - p)
+
+
+def _lower_tail(k: int, n: int, p: float, q: float) -> float:
+    """P(X <= k) by summing from term k downwards; `q` is 1 - p, given apart to keep its small digits."""
+    log_term = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+    term = math.exp(log_term + k * math.log(p) + (n - k) * math.log(q))
+    total = 0.0
+    while term > total * 1e-17:
+        total += term
+        term *= k / (n - k + 1) * (q / p)
+        k -= 1
+    return min(total, 1.0)
+
+
+def upper_rank(n: int, p: float, alpha: float) -> int | None:
+    """Return the smallest rank u whose order statistic X(u) of `n` samples bounds the p-quantile from above.
+
+    The number of samples below the p-quantile is Bin(n, p), so P(X(u) < quantile) = P(Bin(n, p) >= u), which
+    must be at most `alpha` (David and Nagaraja, Order Statistics, 3rd ed. 2003, section 7.1). None: even the
+    largest sample does not bound it, because p**n > alpha.
+    """
+    if 1.0 - binomial_cdf(n - 1, n, p) > alpha:
+        return None
+    low, high = 0, n
+    while high - low > 1:
+        middle = (low + high) // 2
+        if 1.0 - binomial_cdf(middle - 1, n, p) <= alpha:
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+def lower_rank(n: int, p: float, alpha: float) -> int | None:
+    """Return the largest rank l whose order statistic X(l) bounds the p-quantile from below.
+
+    P(X(l) > quantile) = P(Bin(n, p) <= l - 1), at most `alpha`: `upper_rank` seen from the other end.
+    """
+    rank = upper_rank(n, 1.0 - p, alpha)
+    return None if rank is None else n + 1 - rank
+
+
+def samples_needed(p: float, alpha: float) -> int:
+    """Return the smallest n for which `upper_rank` exists: p**n <= alpha, n = ceil(log(alpha) / log(p))."""
+    n = math.ceil(math.log(alpha) / math.log(p))
+    # The quotient may be rounded across a whole number.
+    while upper_rank(n, p, alpha) is None:
+        n += 1
+    return n
+
+
+def clopper_pearson(hits: int, n: int, alpha_low: float, alpha_high: float) -> tuple[float, float]:
+    """Return bounds of a probability of which `hits` of `n` independent trials were seen.
+
+    Clopper and Pearson 1934, exact: the lower bound p solves P(Bin(n, p) >= hits) = alpha_low, the upper one
+    P(Bin(n, p) <= hits) = alpha_high; 0 and 1 where hits is 0 and n.
+    """
+    low = 0.0 if hits == 0 else _solve(lambda p: 1.0 - binomial_cdf(hits - 1, n, p) >= alpha_low)
+    high = 1.0 if hits == n else _solve(lambda p: binomial_cdf(hits, n, p) <= alpha_high)
+    return low, high
+
+
+def _solve(holds: Callable[[float], bool]) -> float:
+    """The smallest p in [0, 1] for which `holds`, which is false below and true above."""
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        if holds(middle):
+            high = middle
+        else:
+            low = middle
+    return high

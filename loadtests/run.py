@@ -1,0 +1,166 @@
+"""One load test run: Locust as a subprocess over one scenario, and what it leaves in runs/<id>/.
+
+Starts, watches and ends the generator. Judges nothing (`loadtests.report.judge_run` does) and prints nothing.
+"""
+
+import importlib.util
+import itertools
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+from loadtests import samples
+from loadtests.samples import LOG, Run, RunError
+from loadtests.scenario import Scenario, load
+from loadtests.verdict import lag_p99_ms
+
+LOCUSTFILE = Path(__file__).with_name("locustfile.py")
+# What Locust may take to start and to exit, beyond the traffic and the last request's timeout.
+OVERHEAD_S = 30.0
+TERM_S = 5.0
+POLL_S = 0.2
+PACKAGES = ("locust", "gevent", "grpcio", "tritonclient", "tritonyard")
+
+Progress = Callable[[float, float], None]
+
+
+def run(
+    scenario_path: Path,
+    url: str,
+    out: Path,
+    on_progress: Progress = lambda done_s, total_s: None,
+    overhead_s: float = OVERHEAD_S,
+) -> Path:
+    """Send the traffic of the scenario at `scenario_path` to `url`; return the run's folder in `out`.
+
+    `on_progress` is called with the seconds of traffic done and in all. Locust is killed when it has not
+    ended `overhead_s` after duration and timeout. An interrupt ends Locust and removes the unfinished run.
+
+    Raises DeclarationError, ScenarioError: the scenario is wrong. Raises RunError: Locust is not installed,
+    broke, or hung; its folder stays, without run.json, as evidence.
+    """
+    scenario = load(scenario_path)
+    if importlib.util.find_spec("locust") is None:
+        raise RunError("load tests need Locust, which is not installed; run pip install -e '.[loadtest]'")
+    directory = _new_directory(out, scenario_path.stem)
+    started_at = datetime.now(UTC).isoformat(timespec="seconds")
+    try:
+        _generate(scenario, _command(scenario_path, url, directory), directory, on_progress, overhead_s)
+    except Exception:
+        raise
+    except BaseException:
+        # Interrupted: nobody wants half a run.
+        shutil.rmtree(directory)
+        raise
+    _describe(scenario, scenario_path.stem, url, started_at, directory)
+    return directory
+
+
+def _new_directory(out: Path, name: str) -> Path:
+    """Make runs/<id>; ids sort by time."""
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")[:-3]
+    directory = out / f"{stamp}-{name}"
+    try:
+        directory.mkdir(parents=True)
+    except OSError as error:
+        raise RunError(f"{directory} cannot be made: {error.strerror}; choose another folder for runs") from None
+    return directory
+
+
+def _command(scenario_path: Path, url: str, directory: Path) -> list[str]:
+    return [
+        *(sys.executable, "-m", "locust", "-f", str(LOCUSTFILE)),
+        *("--headless", "--users", "1", "--spawn-rate", "1", "--only-summary"),
+        # Failed requests are the verdict's business: only a broken generator exits with another code than 0.
+        *("--exit-code-on-error", "0"),
+        *("--host", url, "--scenario", str(scenario_path.resolve()), "--run-dir", str(directory.resolve())),
+    ]
+
+
+def _generate(
+    scenario: Scenario, command: list[str], directory: Path, on_progress: Progress, overhead_s: float
+) -> None:
+    """Run Locust to its end. However this is left, no process of it is."""
+    log = directory / LOG
+    environment = dict(os.environ)
+    # Locust must import the very packages that run here, wherever it is started.
+    root = str(LOCUSTFILE.parent.parent)
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH", "")]))
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            process_group=0,
+        )
+    limit_s = scenario.arrivals.duration_s + scenario.request.timeout_s + overhead_s
+    try:
+        code = _watch(process, scenario.arrivals.duration_s, limit_s, directory, on_progress)
+    finally:
+        _end(process)
+    if code is None:
+        raise RunError(f"Locust had not ended after {limit_s:.0f} s and was killed; {_last_lines(log)}")
+    if code != 0 or not (directory / samples.SAMPLES).is_file():
+        raise RunError(f"Locust broke off with exit code {code}; {_last_lines(log)}")
+
+
+def _watch(
+    process: subprocess.Popen[bytes], total_s: float, limit_s: float, directory: Path, on_progress: Progress
+) -> int | None:
+    """Wait for the end and return the exit code, None after `limit_s`."""
+    begun = time.monotonic()
+    traffic_begun: float | None = None
+    while (now := time.monotonic()) - begun < limit_s:
+        try:
+            return process.wait(POLL_S)
+        except subprocess.TimeoutExpired:
+            if traffic_begun is None and samples.part_of(directory).exists():
+                traffic_begun = now
+            on_progress(min(now - traffic_begun, total_s) if traffic_begun else 0.0, total_s)
+    return None
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the whole process group of `process`: first asked, then killed."""
+    if process.poll() is not None:
+        return
+    os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(TERM_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _last_lines(log: Path, count: int = 5) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    # What comes after Locust's last word are its tables.
+    lines = list(itertools.takewhile(lambda line: "Shutting down (exit code" not in line, lines))
+    kept = [line for line in lines if line.strip()][-count:]
+    return f"the log {log} ends with:\n" + "\n".join(kept)
+
+
+def _describe(scenario: Scenario, name: str, url: str, started_at: str, directory: Path) -> None:
+    """Write run.json: the run is whole."""
+    versions = {package: metadata.version(package) for package in PACKAGES}
+    description = Run(
+        id=directory.name,
+        name=name,
+        scenario=scenario,
+        url=url,
+        started_at=started_at,
+        scheduled=len(scenario.schedule()),
+        lag_p99_ms=lag_p99_ms(samples.read_samples(directory / samples.SAMPLES)),
+        versions={"python": platform.python_version(), **versions},
+    )
+    samples.write_run(directory, description)

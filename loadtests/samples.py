@@ -1,0 +1,173 @@
+"""What a run leaves on disk: samples.jsonl, a line a request, and run.json, which says that the run is whole.
+
+    RUN/locust.log           the generator's own output
+    RUN/samples.jsonl.part   while requests are sent: whole lines, readable after a kill
+    RUN/samples.jsonl        renamed when the last request is accounted for
+    RUN/run.json             written last; without it the run is unfinished and nobody judges it
+
+Knows nothing of how samples come about or what they are judged by.
+"""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Literal, Self, TextIO
+
+from pydantic import Field, ValidationError, model_validator
+
+from ensembles.declaration import Declared
+from ensembles.errors import YardError
+from loadtests.scenario import Scenario
+
+SAMPLES = "samples.jsonl"
+RUN = "run.json"
+LOG = "locust.log"
+
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class RunError(YardError):
+    """A load test broke off, or its run on disk is unfinished or damaged."""
+
+
+class Sample(Declared):
+    """One request. Times are seconds from the start of the schedule.
+
+    `intended_s` is when the schedule wanted it sent, `started_s` when the generator sent it, `finished_s`
+    when it was answered or given up. `error` is the class of the error of a failed request. `tokens` where
+    the answer tells.
+    """
+
+    index: Annotated[int, Field(ge=0)]
+    intended_s: Seconds
+    started_s: Seconds
+    finished_s: Seconds
+    ok: bool
+    error: str | None = None
+    texts: Annotated[int, Field(ge=1)]
+    tokens: int | None = None
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> Self:
+        if not self.intended_s <= self.started_s <= self.finished_s:
+            raise ValueError("intended_s, started_s and finished_s must ascend")
+        if self.ok != (self.error is None):
+            raise ValueError("a sample is ok exactly when it has no error")
+        return self
+
+    @property
+    def latency_ms(self) -> float:
+        """Milliseconds from the intended start: a late start counts as waiting."""
+        return (self.finished_s - self.intended_s) * 1000
+
+    @property
+    def lag_ms(self) -> float:
+        """Milliseconds by which the generator itself was late."""
+        return (self.started_s - self.intended_s) * 1000
+
+
+class Run(Declared):
+    """A finished run: everything beside the samples that a verdict needs, and what it was made with."""
+
+    format: Literal[1] = 1
+    id: str
+    name: str
+    scenario: Scenario
+    url: str
+    started_at: str
+    scheduled: Annotated[int, Field(ge=1)]
+    lag_p99_ms: Annotated[float, Field(ge=0)]
+    versions: dict[str, str]
+
+
+class SampleWriter:
+    """Appends samples to DIRECTORY/samples.jsonl.part; `finish` gives the file its name."""
+
+    def __init__(self, directory: Path):
+        """Open the file. Raises RunError: another generator writes, or wrote, there."""
+        self._path = directory / SAMPLES
+        self._part = part_of(directory)
+        if self._path.exists():
+            raise RunError(f"{self._path} exists already; give every run its own folder")
+        try:
+            # Line buffered: a killed run leaves whole lines.
+            self._file: TextIO = self._part.open("x", encoding="utf-8", buffering=1)
+        except OSError as error:
+            raise RunError(f"{self._part} cannot be written: {error.strerror}") from None
+
+    def add(self, sample: Sample) -> None:
+        """Append one sample."""
+        self._file.write(sample.model_dump_json(exclude_none=True) + "\n")
+
+    def finish(self) -> None:
+        """Say that every request is accounted for: the file gets its final name."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._part.rename(self._path)
+
+    def close(self) -> None:
+        """Close without that claim; after `finish`, do nothing."""
+        self._file.close()
+
+
+def part_of(directory: Path) -> Path:
+    """Return the name that the samples of `directory` have while they are written."""
+    return directory / f"{SAMPLES}.part"
+
+
+def read_samples(path: Path) -> list[Sample]:
+    """Read a samples file, whole or the prefix that a killed run left.
+
+    Raises RunError: the file is missing, a line is no sample, or two lines are the same request.
+    """
+    samples = list(_parse(path, _lines(path)))
+    if len({sample.index for sample in samples}) != len(samples):
+        raise RunError(f"{path} holds a request twice; it was written by two generators: run the load test again")
+    return samples
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(f"{path} cannot be read: {error}") from None
+
+
+def _parse(path: Path, lines: list[str]) -> Iterable[Sample]:
+    for number, line in enumerate(lines, start=1):
+        try:
+            yield Sample.model_validate_json(line)
+        except ValidationError as error:
+            fact = _facts(error)
+            raise RunError(f"{path}:{number}: {line[:80]!r} is not a sample: {fact}; run again") from None
+
+
+def write_run(directory: Path, run: Run) -> None:
+    """Write run.json, through a temporary name: from now on the run is whole."""
+    part = directory / f"{RUN}.part"
+    part.write_text(run.model_dump_json(indent=1, exclude_none=True) + "\n", encoding="utf-8")
+    part.rename(directory / RUN)
+
+
+def read_run(directory: Path) -> tuple[Run, list[Sample]]:
+    """Read the finished run in `directory`.
+
+    Raises RunError: no run is there, it was broken off, or it is damaged.
+    """
+    path = directory / RUN
+    if not path.is_file():
+        unfinished = part_of(directory).exists() or (directory / SAMPLES).exists()
+        fact = "was broken off before its end" if unfinished else "holds no run"
+        raise RunError(f"{directory} {fact}: {RUN} is missing; run the load test again")
+    try:
+        run = Run.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise RunError(f"{path} is not a run of this version: {_facts(error)}; run the load test again") from None
+    return run, read_samples(directory / SAMPLES)
+
+
+def _facts(error: ValidationError) -> str:
+    """Every finding of pydantic in one line: key, then fact."""
+    found = ((".".join(map(str, detail["loc"])), detail["msg"]) for detail in error.errors())
+    return ", ".join(f"{key}: {fact}" if key else fact for key, fact in found)

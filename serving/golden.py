@@ -1,0 +1,47 @@
+"""Ready means right: each ensemble's golden request is answered as the PyTorch reference answers it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from serving.errors import ServingError
+from tritonyard import Client, TritonyardError
+
+GOLDEN = "golden.json"
+# Over gRPC the answer is a float32 embedding, in the file a decimal of six digits.
+ROUNDING = 1e-4
+
+
+def golden_files(repository: Path) -> dict[str, Path]:
+    """Return the golden request of every model of `repository` that has one, by model name."""
+    return {file.parents[1].name: file for file in sorted(repository.glob(f"*/*/{GOLDEN}"))}
+
+
+def require_golden(url: str, repository: Path, timeout_s: float) -> None:
+    """Send every golden request to the server at `url`.
+
+    Raises ServingError: one is not answered, or not as the reference answers it.
+    """
+    with Client(url, timeout=timeout_s) as client:
+        for model, file in golden_files(repository).items():
+            golden = json.loads(file.read_text())
+            try:
+                have = client.embed(golden["text"], model=model)
+            except TritonyardError as error:
+                raise ServingError(f"model '{model}' does not answer its golden request: {error}") from error
+            cosine = worst_cosine(have, np.asarray(golden["embedding"], np.float32))
+            if not cosine >= golden["min_cosine"] - ROUNDING:
+                raise ServingError(
+                    f"model '{model}' answers its golden request wrong: cosine {cosine:.5f} with the checkpoint's "
+                    f"own embedding, the gate is {golden['min_cosine']}; rebuild with `yard engines` and "
+                    "`yard repository`"
+                )
+
+
+def worst_cosine(have: "np.ndarray[tuple[int, int], np.dtype[np.float32]]", want: np.ndarray) -> float:  # type: ignore[type-arg]
+    """Return the smallest cosine between the rows of two [n, width] arrays; 0 when their shapes differ."""
+    if have.shape != want.shape:
+        return 0.0
+    norms = np.linalg.norm(have, axis=1) * np.linalg.norm(want, axis=1)
+    return float(((have * want).sum(axis=1) / norms).min())

@@ -1,0 +1,52 @@
+"""Keep one server running: started, proved ready, restarted when it dies, given up when it keeps dying."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from serving.errors import ServingError
+from serving.golden import require_golden
+from serving.ports import require_free
+from serving.preflight import require_machine, require_repository
+from serving.server import Server
+
+READY_S = 120.0
+GOLDEN_S = 30.0
+# A crash now and then is survived; a server that dies this often this fast is broken.
+RESTARTS = 5
+WINDOW_S = 300.0
+
+
+def start(server: Server, repository: Path, on_wait: Callable[[float], None]) -> None:
+    """Start `server` over `repository` and wait until it answers right.
+
+    Raises ServingError, with nothing left running: a port is taken, the machine or the repository is not fit, a
+    model does not load, or an answer is wrong.
+    """
+    require_machine()
+    require_repository(repository)
+    require_free(server.ports)
+    server.start()
+    try:
+        server.wait_until_live(READY_S, on_wait)
+        require_golden(server.grpc_url, repository, GOLDEN_S)
+    except BaseException:
+        server.stop()
+        raise
+
+
+def supervise(server: Server, repository: Path, say: Callable[[str], None]) -> None:
+    """Wait on a started server for ever, and start it again when it dies.
+
+    Raises ServingError when it died more than RESTARTS times within WINDOW_S seconds.
+    """
+    deaths: list[float] = []
+    while True:
+        code = server.wait()
+        deaths = [when for when in deaths if when > time.monotonic() - WINDOW_S] + [time.monotonic()]
+        if len(deaths) > RESTARTS:
+            raise ServingError(f"tritonserver died {len(deaths)} times in {WINDOW_S:.0f} s; {server.explain()}")
+        say(f"tritonserver died with exit code {code}; starting it again")
+        server.stop()
+        start(server, repository, lambda _: None)
+        say("ready again")

@@ -1,0 +1,49 @@
+"""Shared fixtures: the checkout's own engines and one real tritonserver over them for the whole session."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.assemble import assemble
+from pipeline.engines import Engines, Plan
+from pipeline.recipe import read_recipes
+from pipeline.store import Artefact
+from serving.golden import require_golden
+from serving.ports import free_ports
+from serving.server import Server
+from yard.checkout import ARTIFACTS, BACKENDS, RECIPES
+
+READY_S = 120.0
+
+
+@pytest.fixture(scope="session")
+def engines() -> Engines:
+    """The checkout's own store: what `make engines` built is not built again."""
+    return Engines(ARTIFACTS)
+
+
+@pytest.fixture(scope="session")
+def minilm(engines: Engines) -> tuple[Plan, Artefact]:
+    """The plan and the engine of the recipe minilm, from real weights."""
+    (recipe,) = read_recipes(RECIPES, "minilm")
+    plan = engines.plan(recipe)
+    return plan, engines.build(plan, lambda _: None)
+
+
+@pytest.fixture(scope="session")
+def repository(minilm: tuple[Plan, Artefact], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A freshly assembled repository that serves minilm."""
+    target = tmp_path_factory.mktemp("repository") / "cpu"
+    assemble(target, [minilm], keep_others=False)
+    return target
+
+
+@pytest.fixture(scope="session")
+def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A real tritonserver over `repository` that has answered its golden request."""
+    log = tmp_path_factory.mktemp("logs") / "tritonserver.log"
+    with Server(repository, BACKENDS, free_ports(), log) as running:
+        running.wait_until_live(READY_S)
+        require_golden(running.grpc_url, repository, READY_S)
+        yield running

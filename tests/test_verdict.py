@@ -1,0 +1,319 @@
+import json
+import math
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from loadtests import intervals, report
+from loadtests.samples import Sample
+from loadtests.scenario import Sla
+from loadtests.verdict import Facts, Outcome, judge
+
+BETTER = [Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.PASS]
+
+
+def samples_of(latencies_ms, *, lag_ms=0.0, rate=10.0, first_s=0.0):
+    """One sample a latency, evenly spaced; None is a request that failed after 10 ms."""
+    made = []
+    for index, latency in enumerate(latencies_ms):
+        intended = first_s + index / rate
+        made.append(
+            Sample(
+                index=index,
+                intended_s=intended,
+                started_s=intended + lag_ms / 1000,
+                finished_s=intended + max(10.0 if latency is None else latency, lag_ms) / 1000,
+                ok=latency is not None,
+                error="Planted" if latency is None else None,
+                texts=1,
+            )
+        )
+    return made
+
+
+def judged(latencies_ms, *, lag_ms=0.0, warmup_s=0.0, **limits):
+    samples = samples_of(latencies_ms, lag_ms=lag_ms)
+    facts = Facts(len(samples), warmup_s, duration_s=len(samples) / 10)
+    return judge(samples, facts, Sla(**limits))
+
+
+def measure(verdict, name):
+    return next(each for each in verdict.measures if each.name == name)
+
+
+@pytest.mark.parametrize(
+    ("latencies", "limits", "outcome", "words"),
+    [
+        (
+            [20] * 100,
+            {"p95_ms": 25},
+            "PASS",
+            "p95_ms is 20.0 ms (between 20.0 and 20.0), within the limit of 25",
+        ),
+        (
+            [20] * 100,
+            {"p95_ms": 15},
+            "FAIL",
+            "p95_ms is 20.0 ms (between 20.0 and 20.0), outside the limit of 15",
+        ),
+        ([20] * 95 + [90] * 5, {"p95_ms": 50}, "INCONCLUSIVE", "which straddles the limit of 50 ms"),
+        (
+            [20] * 58,
+            {"p95_ms": 25},
+            "INCONCLUSIVE",
+            "p95_ms needs 59 requests at confidence 0.95, 58 were judged",
+        ),
+        ([20] * 59, {"p95_ms": 25}, "PASS", "within"),
+        (
+            [20] * 298,
+            {"p99_ms": 25},
+            "INCONCLUSIVE",
+            "p99_ms needs 299 requests at confidence 0.95, 298 were",
+        ),
+        ([20] * 299, {"p99_ms": 25}, "PASS", "within"),
+        (
+            [20] * 59,
+            {"p95_ms": 25, "confidence": 0.99},
+            "INCONCLUSIVE",
+            "needs 90 requests at confidence 0.99",
+        ),
+        # Too few to pass are enough to fail when nearly all of them are outside.
+        ([90] * 20, {"p95_ms": 25}, "FAIL", "outside"),
+        ([20] * 80 + [None] * 20, {"p95_ms": 1000}, "FAIL", "p95_ms is infinite (failed requests) ms"),
+        ([None] * 100, {"p50_ms": 1000}, "FAIL", "p50_ms is infinite"),
+        (
+            [20] * 100,
+            {"max_error_rate": 0.05},
+            "PASS",
+            "error_rate is 0.00% (between 0.00% and 2.95%), 0 of 100",
+        ),
+        ([20] * 97 + [None] * 3, {"max_error_rate": 0.05}, "INCONCLUSIVE", "3 of 100, which straddles"),
+        ([20] * 80 + [None] * 20, {"max_error_rate": 0.05}, "FAIL", "20 of 100, outside the limit of 5.00%"),
+        ([20] * 100, {"min_achieved_rate": 0.99}, "PASS", "100 answers for 100 requests, within"),
+        (
+            [20] * 80 + [None] * 20,
+            {"min_achieved_rate": 0.9},
+            "FAIL",
+            "achieved_rate is 80.0% of the offered rate",
+        ),
+        # A backlog: every request waits longer than the one before, and the last third never comes in time.
+        (
+            [index * 50 for index in range(100)],
+            {"min_achieved_rate": 0.9},
+            "FAIL",
+            "67 answers for 100 requests",
+        ),
+    ],
+)
+def test_what_is_proved(latencies, limits, outcome, words):
+    verdict = judged(latencies, **limits)
+    assert verdict.outcome == outcome
+    assert len(verdict.reasons) == 1
+    assert words in verdict.reasons[0]
+
+
+def test_every_objective_that_decides_is_a_reason():
+    verdict = judged([20] * 100, p50_ms=10, p95_ms=25, p99_ms=25)
+    assert verdict.outcome is Outcome.FAIL
+    assert [reason.split()[0] for reason in verdict.reasons] == ["p50_ms"]
+    verdict = judged([20] * 100, p50_ms=25, p95_ms=25, max_error_rate=0.1)
+    assert [reason.split()[0] for reason in verdict.reasons] == ["p50_ms", "p95_ms", "error_rate"]
+
+
+@pytest.mark.parametrize("latency", [20, 90, None])
+def test_a_late_generator_proves_nothing(latency):
+    verdict = judged([latency] * 100, lag_ms=21, p95_ms=50)
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert verdict.reasons[0].startswith(
+        "the generator itself was late: p99 of started - intended is 21.0 ms"
+    )
+    assert judged([20] * 100, lag_ms=19, p95_ms=50).outcome is Outcome.PASS
+    assert judged([20] * 100, lag_ms=21, p95_ms=50, max_lag_ms=25).outcome is Outcome.PASS
+
+
+def test_missing_samples_prove_nothing():
+    samples = samples_of([20] * 100)
+    verdict = judge(samples, Facts(120, 0, 12), Sla(p95_ms=50))
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert verdict.reasons == ("100 of 120 scheduled requests are on record; run again",)
+
+
+def test_the_warmup_is_cut_by_the_intended_start():
+    latencies = [2000] * 20 + [20] * 80
+    assert judged(latencies, warmup_s=2, p95_ms=50).outcome is Outcome.PASS
+    assert judged(latencies, warmup_s=1.9, p95_ms=50).judged == 81
+    assert judged(latencies, p95_ms=50).outcome is Outcome.FAIL
+
+
+def test_a_window_without_requests_proves_nothing():
+    verdict = judged([20] * 10, warmup_s=0.95, p95_ms=50)
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert verdict.judged == 0
+
+
+def test_errors_are_counted_by_class():
+    assert judged([20] * 98 + [None] * 2, p95_ms=50).errors == {"Planted": 2}
+
+
+@pytest.mark.parametrize(
+    ("limit", "outcome", "code"), [(30, "PASS", 0), (10, "FAIL", 1), (17, "INCONCLUSIVE", 3)]
+)
+def test_exit_codes(limit, outcome, code):
+    verdict = judged([20] * 50 + [15] * 50, p50_ms=limit)
+    assert (verdict.outcome, verdict.exit_code) == (outcome, code)
+
+
+some_latencies = st.lists(st.one_of(st.none(), st.floats(0.1, 500)), min_size=1, max_size=120)
+
+
+@settings(max_examples=60, deadline=None)
+@given(some_latencies, st.floats(1, 500), st.floats(1, 500), st.floats(0.01, 0.9), st.floats(0.01, 0.9))
+def test_a_wider_limit_never_gives_a_worse_verdict(latencies, limit, other, rate, other_rate):
+    low, high = sorted([limit, other])
+    strict, lax = sorted([rate, other_rate])
+    narrow = judged(latencies, p50_ms=low, p95_ms=low, max_error_rate=strict, min_achieved_rate=lax)
+    wide = judged(latencies, p50_ms=high, p95_ms=high, max_error_rate=lax, min_achieved_rate=strict)
+    assert BETTER.index(narrow.outcome) <= BETTER.index(wide.outcome)
+
+
+@settings(max_examples=60, deadline=None)
+@given(some_latencies, st.randoms(use_true_random=False))
+def test_the_order_of_samples_does_not_matter(latencies, random_):
+    samples = samples_of(latencies)
+    facts, sla = Facts(len(samples), 1.0, len(samples) / 10), Sla(p50_ms=100, p99_ms=400, max_error_rate=0.1)
+    shuffled = list(samples)
+    random_.shuffle(shuffled)
+    assert judge(shuffled, facts, sla) == judge(samples, facts, sla)
+
+
+@given(st.integers(1, 60), st.integers(0, 60), st.floats(0.001, 0.999))
+def test_the_binomial_distribution_is_its_definition(n, k, p):
+    exact = math.fsum(math.comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(min(k, n) + 1))
+    assert intervals.binomial_cdf(k, n, p) == pytest.approx(exact, abs=1e-12)
+
+
+def test_the_binomial_distribution_holds_for_large_n():
+    # Against the normal distribution with continuity correction, good to about 1 / sqrt(n) in the tails.
+    n, p = 1_000_000, 0.95
+    sd = math.sqrt(n * p * (1 - p))
+    for z in (-3, -1.5, 0, 1.5, 3):
+        k = round(n * p + z * sd)
+        normal = 0.5 * math.erfc(-((k + 0.5 - n * p) / sd) / math.sqrt(2))
+        assert intervals.binomial_cdf(k, n, p) == pytest.approx(normal, abs=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("n", "p", "lower", "upper"),
+    [
+        # Ranks of the median at one-sided 5%: the tables of the sign test (5 of 10: 2 and 9; 20: 6 and 15).
+        (10, 0.5, 2, 9),
+        (20, 0.5, 6, 15),
+        (4, 0.5, None, None),
+        (5, 0.5, 1, 5),
+        (58, 0.95, 52, None),
+        (59, 0.95, 53, 59),
+    ],
+)
+def test_ranks_that_bound_a_percentile(n, p, lower, upper):
+    assert (intervals.lower_rank(n, p, 0.05), intervals.upper_rank(n, p, 0.05)) == (lower, upper)
+
+
+@given(st.integers(1, 2000), st.sampled_from([0.5, 0.9, 0.95, 0.99]), st.floats(0.001, 0.3))
+def test_ranks_are_the_tightest_that_keep_alpha(n, p, alpha):
+    upper, lower = intervals.upper_rank(n, p, alpha), intervals.lower_rank(n, p, alpha)
+    if upper is not None:
+        assert 1 - intervals.binomial_cdf(upper - 1, n, p) <= alpha
+        assert upper == 1 or 1 - intervals.binomial_cdf(upper - 2, n, p) > alpha
+    if lower is not None:
+        assert intervals.binomial_cdf(lower - 1, n, p) <= alpha + 1e-12
+        assert intervals.binomial_cdf(lower, n, p) > alpha - 1e-12
+
+
+@pytest.mark.parametrize(("p", "alpha", "needed"), [(0.95, 0.05, 59), (0.99, 0.05, 299), (0.5, 0.5, 1)])
+def test_samples_that_a_percentile_needs(p, alpha, needed):
+    assert intervals.samples_needed(p, alpha) == needed
+
+
+@pytest.mark.parametrize(
+    ("hits", "n", "low", "high"),
+    [
+        # Two-sided 95%: 0 and 10 of 10 solve in closed form, the others are in published tables.
+        (0, 10, 0.0, 1 - 0.025**0.1),
+        (10, 10, 0.025**0.1, 1.0),
+        (5, 10, 0.1871, 0.8129),
+        (1, 100, 0.0003, 0.0545),
+        (20, 100, 0.1267, 0.2918),
+    ],
+)
+def test_clopper_pearson_bounds(hits, n, low, high):
+    assert intervals.clopper_pearson(hits, n, 0.025, 0.025) == pytest.approx((low, high), abs=1e-4)
+
+
+RUNS, WORST = 400, 34
+# P(Bin(400, 0.05) > 34) = 0.0012: more wrong verdicts than that mean that the stated confidence is not kept.
+
+
+@pytest.mark.parametrize(("percentile", "count"), [(50, 60), (95, 150), (99, 400)])
+def test_a_server_at_its_latency_limit_is_rarely_judged_wrong(percentile, count):
+    truth = -math.log(1 - percentile / 100) * 30  # the percentile of exponential latencies with mean 30 ms
+    assert 1 - intervals.binomial_cdf(WORST, RUNS, 0.05) < 0.002
+    outcomes = []
+    for seed in range(RUNS):
+        draw = random.Random(seed)
+        ordered = sorted(draw.expovariate(1 / 30) for _ in range(count))
+        low = ordered[intervals.lower_rank(count, percentile / 100, 0.05) - 1]
+        high = ordered[intervals.upper_rank(count, percentile / 100, 0.05) - 1]
+        outcomes.append("FAIL" if low > truth else "PASS" if high <= truth else "?")
+    assert outcomes.count("FAIL") <= WORST
+    assert outcomes.count("PASS") <= WORST
+
+
+def test_a_server_at_every_limit_of_its_sla_is_rarely_judged_wrong():
+    # Two latency limits and an error rate at once, through the whole verdict: they share the confidence.
+    served = 0.96  # errors are infinite latencies, so the percentiles of answered requests move up
+    p50, p90 = (-math.log(1 - q / served) * 30 for q in (0.5, 0.9))
+    sla = Sla(p50_ms=p50, p90_ms=p90, max_error_rate=1 - served)
+    outcomes = []
+    for seed in range(RUNS):
+        draw = random.Random(seed)
+        latencies = [draw.expovariate(1 / 30) if draw.random() < served else None for _ in range(200)]
+        outcomes.append(judge(samples_of(latencies), Facts(200, 0, 20), sla).outcome)
+    assert outcomes.count(Outcome.FAIL) <= WORST
+    assert outcomes.count(Outcome.PASS) <= WORST
+
+
+def test_a_clear_case_is_decided():
+    draw = random.Random(1)
+    latencies = [draw.expovariate(1 / 30) for _ in range(300)]
+    assert judged(latencies, p95_ms=150).outcome is Outcome.PASS
+    assert judged(latencies, p95_ms=60).outcome is Outcome.FAIL
+
+
+def test_the_table_has_a_row_a_measure_and_an_error_class():
+    verdict = judged([20] * 90 + [None] * 10, p50_ms=25, min_achieved_rate=0.5)
+    table = {row.measure: row for row in report.rows(verdict)}
+    assert list(table) == [each.name for each in verdict.measures] + ["errors: Planted"]
+    assert vars(table["p50_ms"]) == {
+        "measure": "p50_ms",
+        "value": "20.0 ms",
+        "interval": "20.0 ms to 20.0 ms",
+        "limit": "at most 25.0 ms",
+        "outcome": "PASS",
+    }
+    assert table["p95_ms"].value == "never"
+    assert (table["p95_ms"].limit, table["p95_ms"].outcome) == ("", "")
+    assert table["achieved_rate"].limit == "at least 50.00%"
+    assert table["errors: Planted"].value == "10"
+
+
+def test_verdict_json_is_json(tmp_path):
+    verdict = judged([20] * 90 + [None] * 10, p95_ms=25)
+    document = json.loads(report.write_verdict(verdict, tmp_path).read_text())
+    assert (document["outcome"], document["exit_code"], document["judged"]) == ("FAIL", 1, 100)
+    assert document["reasons"] == list(verdict.reasons)
+    by_name = {each["name"]: each for each in document["measures"]}
+    assert by_name["p95_ms"]["value"] is None
+    assert by_name["p50_ms"]["value"] == pytest.approx(20)
+    assert [path.name for path in tmp_path.iterdir()] == ["verdict.json"]

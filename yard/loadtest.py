@@ -1,0 +1,72 @@
+"""`yard loadtest`: a scenario against a server -> the SLA's verdict."""
+
+import sys
+from pathlib import Path
+
+import click
+from rich.table import Table
+
+from ensembles.errors import YardError, near_miss
+from loadtests.report import judge_run, rows, write_verdict
+from loadtests.run import run
+from loadtests.verdict import Verdict
+from serving.ports import free_ports
+from serving.server import Server
+from yard import checkout
+from yard.checkout import BACKENDS, RUNS, SCENARIOS, profile_option, shown
+from yard.console import OUTCOME_STYLES, out, progress, say
+from yard.serve import log_file, running
+
+
+@click.command()
+@click.argument("scenario", default="embed_smoke")
+@click.option("--url", help="A running server, grpc://host:port; without it one is started for the run.")
+@click.option("--out", "runs", type=click.Path(file_okay=False, path_type=Path), default=RUNS, help="Where runs go.")
+@profile_option
+def loadtest(scenario: str, url: str | None, runs: Path, profile: str) -> None:
+    """Run SCENARIO (a name in loadtests/scenarios, or a TOML file) and judge it by its SLA.
+
+    Exit code 0 PASS, 1 FAIL, 3 INCONCLUSIVE.
+
+    \b
+    Example: yard loadtest embed_smoke --url grpc://127.0.0.1:8001
+    """
+    file = scenario_file(scenario)
+    if url:
+        verdict = judge(file, url, runs)
+    else:
+        ports = free_ports()
+        with running(Server(checkout.repository(profile), BACKENDS, ports, log_file(profile, ports)), profile) as own:
+            verdict = judge(file, own.grpc_url, runs)
+    sys.exit(verdict.exit_code)
+
+
+def scenario_file(scenario: str) -> Path:
+    """Return the file of a scenario that is named by its stem or by its path.
+
+    Raises YardError with the near miss: there is none.
+    """
+    if scenario.endswith(".toml"):
+        return Path(scenario)
+    names = sorted(file.stem for file in SCENARIOS.glob("*.toml"))
+    if scenario not in names:
+        raise YardError(f"no scenario '{scenario}'; known are {', '.join(names)}{near_miss(scenario, names)}")
+    return SCENARIOS / f"{scenario}.toml"
+
+
+def judge(file: Path, url: str, runs: Path) -> Verdict:
+    """Send the traffic of the scenario in `file`, judge it, print the verdict and keep it beside the samples."""
+    with progress(f"loadtest {file.stem}") as report:
+        report("starting Locust")
+        directory = run(file, url, runs, lambda done, total: report(f"{done:3.0f} of {total:.0f} s"))
+    verdict = judge_run(directory)
+    table = Table("measure", "value", "interval", "limit", "")
+    for row in rows(verdict):
+        style = OUTCOME_STYLES.get(row.outcome, "")
+        table.add_row(row.measure, row.value, row.interval, row.limit, f"[{style}]{row.outcome}[/]" if style else "")
+    out.print(table)
+    out.print(f"[{OUTCOME_STYLES[verdict.outcome]}]{verdict.outcome}[/] {file.stem}, {verdict.judged} requests judged")
+    for reason in verdict.reasons:
+        say(f"  {reason}")
+    say(f"samples and verdict: {shown(write_verdict(verdict, directory).parent)}")
+    return verdict
