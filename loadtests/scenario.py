@@ -85,7 +85,10 @@ class Words(Declared):
 
 
 class Request(Declared):
-    """What one request is: the model it goes to, `texts` of `words` each, and its timeout in seconds."""
+    """What one request is: the model it goes to, `texts` of `words` each, and its timeout in seconds.
+
+    A request is one call of the SDK, as a user makes it; the SDK may cut many texts into several requests to Triton.
+    """
 
     task: Literal["embed"]
     model: Annotated[str, Field(min_length=1)]

@@ -144,15 +144,15 @@ def _latency(ordered: Sequence[float], percentile: int, limit: float | None, sla
     if limit is None:
         return Measure(name, value, low, high)
     outcome = _compare(low, high, limit)
+    against = _against(outcome, f"{limit:g} ms")
     if upper is None and outcome is Outcome.INCONCLUSIVE:
         needed = intervals.samples_needed(p, alpha_high)
-        sentence = (
-            f"{name} needs {needed} requests at confidence {sla.confidence:g}, {n} were judged; "
-            f"raise duration_s or rate"
-        )
+        words = f"needs {needed} requests at confidence {sla.confidence:g}, {n} were judged; raise duration_s or rate"
+    elif math.isinf(value):
+        words = f"is infinite, because {ordered.count(math.inf)} of {n} requests failed, {against}"
     else:
-        sentence = f"{name} is {_ms(value)} ms{_between(_ms(low), _ms(high))}, {_against(outcome, f'{limit:g} ms')}"
-    return Measure(name, value, low, high, limit, outcome, sentence)
+        words = f"is {_ms(value)}{_between(_ms(low), _ms(high))}, {against}"
+    return Measure(name, value, low, high, limit, outcome, f"{name} {words}")
 
 
 def _error_rate(judged: Sequence[Sample], sla: Sla) -> Measure:
@@ -188,7 +188,7 @@ def _lag(judged: Sequence[Sample], sla: Sla) -> Measure:
     value = lag_p99_ms(judged)
     late = value > sla.max_lag_ms
     sentence = (
-        f"the generator itself was late: p99 of started - intended is {_ms(value)} ms, allowed are "
+        f"the generator itself was late: p99 of started - intended is {_ms(value)}, allowed are "
         f"{sla.max_lag_ms:g} ms; lower the rate or give it a free core"
     )
     outcome = Outcome.INCONCLUSIVE if late else None
@@ -204,7 +204,7 @@ def lag_p99_ms(samples: Sequence[Sample]) -> float:
 def _ms(value: float | None) -> str:
     if value is None:
         return "?"
-    return "infinite (failed requests)" if math.isinf(value) else f"{value:.1f}"
+    return "infinite" if math.isinf(value) else f"{value:.1f} ms"
 
 
 def _between(low: str, high: str) -> str:
@@ -213,4 +213,5 @@ def _between(low: str, high: str) -> str:
 
 def _against(outcome: Outcome, limit: str) -> str:
     words = {Outcome.PASS: "within", Outcome.FAIL: "outside", Outcome.INCONCLUSIVE: "which straddles"}
-    return f"{words[outcome]} the limit of {limit}"
+    mend = "; a longer run narrows it" if outcome is Outcome.INCONCLUSIVE else ""
+    return f"{words[outcome]} the limit of {limit}{mend}"

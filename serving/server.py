@@ -3,6 +3,7 @@
 Knows nothing of what the models do; whether an answer is right is `serving.golden`'s.
 """
 
+import contextlib
 import re
 import secrets
 import subprocess
@@ -13,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
+import psutil
+
 from serving import embedded, keeper
 from serving.embedded import Launch, Ports
 from serving.errors import ServingError
@@ -21,6 +24,8 @@ from tritonyard import Client
 FAILED = re.compile(r"failed to load '(?P<model>[^']+)' version \d+: (?P<reason>.+)")
 POLL_FAILED = re.compile(r"Poll failed for model directory '(?P<model>[^']+)': (?P<reason>.+)")
 POLL_S = 0.05
+WATCH_S = 0.25
+STUB = "triton_python_backend_stub"
 
 Launcher = Callable[[Path, Path, Ports, Path, str], Launch]
 
@@ -83,13 +88,34 @@ class Server:
         """Return the exit code of a server that has ended, None of one that runs."""
         return self._keeper.poll() if self._keeper else None
 
-    def wait(self, timeout_s: float | None = None) -> int | None:
-        """Wait until the server ends by itself and return its exit code; None after `timeout_s`."""
-        assert self._keeper, "wait() comes after start()"
-        try:
-            return self._keeper.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            return None
+    def wait_until_broken(self) -> str:
+        """Wait until the server can no longer answer, and return why in a few words.
+
+        A model whose stub died stays READY for tritonserver and fails every request: that counts as broken.
+        """
+        seen: set[int] = set()
+        while True:
+            if (code := self.exit_code()) is not None:
+                return f"tritonserver ended with exit code {code}"
+            stubs = self.stubs()
+            if dead := seen - set(stubs):
+                return f"the stub of a model died (process {min(dead)})"
+            seen |= set(stubs)
+            time.sleep(WATCH_S)
+
+    def stubs(self) -> dict[int, str]:
+        """Return the living stub processes of the embedded server: process id to command line."""
+        found = {}
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for process in psutil.Process(self._running().pid).children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if process.name() == STUB and process.status() != psutil.STATUS_ZOMBIE:
+                        found[process.pid] = " ".join(process.cmdline())
+        return found
+
+    def _running(self) -> "subprocess.Popen[bytes]":
+        assert self._keeper, "the server was not started"
+        return self._keeper
 
     def explain(self) -> str:
         """Return the server's own reason for a failed load in one line, and where its log lies."""

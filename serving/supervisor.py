@@ -38,15 +38,15 @@ def start(server: Server, repository: Path, on_wait: Callable[[float], None]) ->
 def supervise(server: Server, repository: Path, say: Callable[[str], None]) -> None:
     """Wait on a started server for ever, and start it again when it dies.
 
-    Raises ServingError when it died more than RESTARTS times within WINDOW_S seconds.
+    Raises ServingError when it broke more than RESTARTS times within WINDOW_S seconds.
     """
     deaths: list[float] = []
     while True:
-        code = server.wait()
+        why = server.wait_until_broken()
         deaths = [when for when in deaths if when > time.monotonic() - WINDOW_S] + [time.monotonic()]
         if len(deaths) > RESTARTS:
-            raise ServingError(f"tritonserver died {len(deaths)} times in {WINDOW_S:.0f} s; {server.explain()}")
-        say(f"tritonserver died with exit code {code}; starting it again")
+            raise ServingError(f"the server broke {len(deaths)} times in {WINDOW_S:.0f} s: {why}; {server.explain()}")
+        say(f"{why}; starting the server again")
         server.stop()
         start(server, repository, lambda _: None)
         say("ready again")

@@ -120,9 +120,7 @@ class Running:
 
 
 @contextlib.contextmanager
-def fake_triton(
-    *, latency_s=0.0, stall_at_s=0.0, stall_s=0.0, error_every=0, silent=False
-) -> Iterator[Running]:
+def fake_triton(*, latency_s=0.0, stall_at_s=0.0, stall_s=0.0, error_every=0, silent=False) -> Iterator[Running]:
     """Run a fake server in a subprocess for the length of a `with` block."""
     plan = Plan(latency_s, stall_at_s, stall_s, error_every, silent)
     arguments = [f"--{key.replace('_', '-')}={float(value)}" for key, value in vars(plan).items()]

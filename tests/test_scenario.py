@@ -82,9 +82,7 @@ def test_swapped_bounds_of_a_distribution_are_refused(tmp_path):
 
 def test_a_schedule_without_requests_after_the_warmup_is_refused(tmp_path):
     path = written(tmp_path, arrivals=["process = 'constant'", "rate = 1", "warmup_s = 4.5"])
-    with pytest.raises(
-        ScenarioError, match=r"mine\.toml: rate = 1 .* no request after warmup_s = 4\.5"
-    ) as raised:
+    with pytest.raises(ScenarioError, match=r"mine\.toml: rate = 1 .* no request after warmup_s = 4\.5") as raised:
         scenario.load(path)
     assert raised.value.exit_code == 2
 
@@ -130,7 +128,5 @@ def test_texts_have_the_declared_lengths_and_repeat_with_their_seed(words, low, 
 
 def test_lognormal_lengths_have_the_declared_median():
     words = Words(distribution="lognormal", median=20, sigma=0.5, min=1, max=1000)
-    lengths = sorted(
-        len(texts[0].split()) for texts in itertools.islice(corpus.requests(1, words, seed=3), 2001)
-    )
+    lengths = sorted(len(texts[0].split()) for texts in itertools.islice(corpus.requests(1, words, seed=3), 2001))
     assert lengths[1000] == pytest.approx(20, abs=1)

@@ -58,7 +58,7 @@ def judge(file: Path, url: str, runs: Path) -> Verdict:
     """Send the traffic of the scenario in `file`, judge it, print the verdict and keep it beside the samples."""
     with progress(f"loadtest {file.stem}") as report:
         report("starting Locust")
-        directory = run(file, url, runs, lambda done, total: report(f"{done:3.0f} of {total:.0f} s"))
+        directory = run(file, url, runs, lambda done, total: report(f"{done // 5 * 5:.0f} of {total:.0f} s"))
     verdict = judge_run(directory)
     table = Table("measure", "value", "interval", "limit", "")
     for row in rows(verdict):

@@ -18,18 +18,14 @@ class Address:
 
     def __init__(self, url: str):
         if not isinstance(url, str):
-            raise InvalidRequest(
-                f"url is {type(url).__name__}, not str; write grpc://host:port or http://host:port"
-            )
+            raise InvalidRequest(f"url is {type(url).__name__}, not str; write grpc://host:port or http://host:port")
         try:
             parts = urlsplit(url if "://" in url else f"grpc://{url}")
             self.scheme, self.host, port = parts.scheme, parts.hostname or "", parts.port
         except ValueError as error:
             raise InvalidRequest(f"url '{url}' cannot be read: {error}; write grpc://host:port") from None
         if self.scheme not in DEFAULT_PORTS:
-            raise InvalidRequest(
-                f"url '{url}' has the scheme '{self.scheme}', which is not one of grpc, http"
-            )
+            raise InvalidRequest(f"url '{url}' has the scheme '{self.scheme}', which is not one of grpc, http")
         if not self.host or parts.path.strip("/") or parts.query or parts.username is not None:
             raise InvalidRequest(f"url '{url}' is not of the form grpc://host:port or http://host:port")
         self.port = DEFAULT_PORTS[self.scheme] if port is None else port

@@ -110,9 +110,7 @@ RULES = (
         ("UNAVAILABLE", 503, 500, 400),
         r"Exceeds maximum queue size|Request timeout expired",
     ),
-    Rule(
-        ModelNotFound, ("UNAVAILABLE", "INVALID_ARGUMENT", 503, 400), r"unknown model|is not ready|no version"
-    ),
+    Rule(ModelNotFound, ("UNAVAILABLE", "INVALID_ARGUMENT", 503, 400), r"unknown model|is not ready|no version"),
     Rule(AccessDenied, ("UNAVAILABLE", 503, 400), r"(API|protocol) is restricted"),
     Rule(InvalidRequest, ("RESOURCE_EXHAUSTED",), r"message larger than max"),
     Rule(InvalidRequest, ("INVALID_ARGUMENT", "OUT_OF_RANGE", "FAILED_PRECONDITION", "ALREADY_EXISTS")),

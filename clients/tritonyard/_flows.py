@@ -66,9 +66,7 @@ def embed_call(model: str, rows: list[int], texts: list[bytes], truncate: bool) 
     """Build one request of UTF-8 `texts`, each preceded by its length as Triton's binary form wants it."""
     raw = b"".join([part for text in texts for part in (len(text).to_bytes(4, "little"), text)])
     parameters = {"truncate": True} if truncate else {}
-    return Infer(
-        model, (Input("text", "BYTES", (len(rows), 1), raw),), ("embedding",), parameters, tuple(rows)
-    )
+    return Infer(model, (Input("text", "BYTES", (len(rows), 1), raw),), ("embedding",), parameters, tuple(rows))
 
 
 def in_order(count: int, width: int, calls: Sequence[Infer], answers: list[Any]) -> Embeddings:
@@ -99,9 +97,7 @@ def as_list(texts: object, model: str) -> list[str]:
 def utf8(text: object, what: str, model: str | None = None) -> bytes:
     """Return `text` as UTF-8; raise InvalidRequest that names `what` it is where that cannot be."""
     if not isinstance(text, str):
-        raise InvalidRequest(
-            f"{what} is {type(text).__name__}, not str; decode or convert it first", model=model
-        )
+        raise InvalidRequest(f"{what} is {type(text).__name__}, not str; decode or convert it first", model=model)
     try:
         return text.encode()
     except UnicodeEncodeError as error:

@@ -63,13 +63,9 @@ def _method(call: Call) -> Method:
         case Infer():
             return Method("ModelInfer", _infer_request, _infer_answer)
         case GetConfig():
-            return Method(
-                "ModelConfig", lambda call: service_pb2.ModelConfigRequest(name=call.model), _config
-            )
+            return Method("ModelConfig", lambda call: service_pb2.ModelConfigRequest(name=call.model), _config)
         case Probe(model=None):
-            return Method(
-                "ServerReady", lambda _: service_pb2.ServerReadyRequest(), lambda answer: answer.ready
-            )
+            return Method("ServerReady", lambda _: service_pb2.ServerReadyRequest(), lambda answer: answer.ready)
         case Probe():
             return Method(
                 "ModelReady",

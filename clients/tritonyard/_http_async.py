@@ -36,7 +36,9 @@ class AsyncHttpTransport:
         except (TimeoutError, asyncio.TimeoutError) as error:  # noqa: UP041 (two classes before 3.11)
             raise Refused("DEADLINE_EXCEEDED", str(error)) from None
         except (aiohttp.ClientError, OSError, ValueError, RuntimeError) as error:
-            raise Refused("UNAVAILABLE", f"{type(error).__name__}: {error}") from None
+            # aiohttp's own words for a refused connection speak of SSL.
+            fault = getattr(error, "os_error", error)
+            raise Refused("UNAVAILABLE", f"{type(fault).__name__}: {fault}") from None
         return decode(call, response.status, response.headers, body)
 
     async def close(self) -> None:

@@ -123,7 +123,5 @@ def tensor(name: str, datatype: str, shape: list[int], raw: bytes) -> "np.ndarra
 
     dtype = triton_to_np_dtype(datatype)
     if dtype in (None, np.object_) or len(raw) != int(np.prod(shape)) * np.dtype(dtype).itemsize:
-        raise Refused(
-            "INTERNAL", f"output '{name}' is {datatype} {shape} in {len(raw)} bytes, which cannot be"
-        )
+        raise Refused("INTERNAL", f"output '{name}' is {datatype} {shape} in {len(raw)} bytes, which cannot be")
     return np.frombuffer(raw, dtype).reshape(shape)
