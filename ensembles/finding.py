@@ -37,8 +37,10 @@ RULES = {
     "TY205": Rule("load", "A preferred batch size is outside 1 to max_batch_size."),
     "TY206": Rule("load", "max_batch_size is negative."),
     "TY207": Rule("load", "The response cache is on for a decoupled or sequence-batched model."),
-    "TY208": Rule("load", "A warm-up sample does not fit the model's inputs."),
-    "TY209": Rule("load", "A warm-up sample of batch size above 1 for a non-batching model crashes the server."),
+    "TY208": Rule("load", "A warm-up sample's inputs are not the model's."),
+    "TY209": Rule(
+        "load", "A warm-up sample's batch is larger than the model takes; the server refuses it, or crashes."
+    ),
     "TY210": Rule("load", "An instance group lists GPUs though its kind has none."),
     # The wiring of ensembles.
     "TY301": Rule("load", "An ensemble has no steps, or a step lacks its model, input_map or output_map."),

@@ -34,7 +34,7 @@ ARTEFACTS = {
 }
 NOT_VERSIONS = ("warmup", "initial_state", "configs")
 # The server reads the integer that a folder's name begins with: it takes '1.bak' for version 1.
-VERSION = re.compile(r"[+-]?\d+")
+VERSION = re.compile(r"[+-]?[0-9]+")
 # A whole value only for braces: a chat template holds them rightly.
 PLACEHOLDER = re.compile(r"\$\{[^}]*\}|^\s*\{\{\s*\w+\s*\}\}\s*$")
 

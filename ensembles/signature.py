@@ -116,13 +116,10 @@ def _cache(model: str, config: ModelConfig, decoupled: bool) -> Iterator[Finding
 
 def _warm_up(folder: Path, config: ModelConfig, sample: ModelWarmup) -> Iterator[Finding]:
     model, subject = folder.name, f"warm-up sample '{sample.name}'"
-    limit = config.max_batch_size
-    if limit == 0 and sample.batch_size > 1:
-        fact = f"{subject} has batch_size {sample.batch_size}, but the model does not batch"
-        yield finding(model, "TY209", fact, "write batch_size: 1 and raise count")
-    elif sample.batch_size > limit > 0:
-        fact = f"{subject} has batch_size {sample.batch_size}, max_batch_size is {limit}"
-        yield finding(model, "TY208", fact, f"write batch_size: {limit} or less")
+    limit = max(config.max_batch_size, 1)
+    if sample.batch_size > limit:
+        fact = f"{subject} has batch_size {sample.batch_size}, max_batch_size is {config.max_batch_size}"
+        yield finding(model, "TY209", fact, f"write batch_size: {limit}, and raise count instead")
     inputs = {tensor.name: tensor for tensor in config.input}
     for name in sorted(inputs):
         if name not in sample.inputs and not inputs[name].optional:
