@@ -15,6 +15,9 @@ Pooling = Literal["mean", "cls", "max", "mean_sqrt_len"]
 TEXT = Tensor("text", "BYTES", (1,))
 NUM_INPUT_TOKENS = Tensor("num_input_tokens", "INT32", (1,))
 
+# See `Batching`: a bounded queue over one instance stalls.
+BOUNDED_INSTANCES = 2
+
 
 @dataclass(frozen=True)
 class EmbedSpec:
@@ -46,7 +49,7 @@ def length_buckets(max_tokens: int) -> list[int]:
 
 def embed_ensemble(spec: EmbedSpec) -> Ensemble:
     """Compose the three models of `spec` and wire them."""
-    batching = Batching(max_queue_size=spec.max_queue_size)
+    bounded = Batching(max_queue_size=spec.max_queue_size)
     embedding = Tensor("embedding", "FP32", (spec.hidden_size,))
     hidden = Tensor("last_hidden_state", "FP32", (-1, spec.hidden_size))
     encoder_inputs = tuple(Tensor(name, "INT64", (-1,)) for name in spec.encoder_inputs)
@@ -57,7 +60,8 @@ def embed_ensemble(spec: EmbedSpec) -> Ensemble:
         max_batch_size=spec.max_batch_size,
         inputs=(TEXT,),
         outputs=(*encoder_inputs, NUM_INPUT_TOKENS),
-        batching=batching,
+        batching=bounded,
+        instances=BOUNDED_INSTANCES,
         parameters={
             "length_buckets": ",".join(map(str, length_buckets(spec.max_tokens))),
             "max_text_bytes": str(spec.max_text_bytes),
@@ -69,7 +73,8 @@ def embed_ensemble(spec: EmbedSpec) -> Ensemble:
         max_batch_size=spec.max_batch_size,
         inputs=encoder_inputs,
         outputs=(hidden,),
-        batching=batching,
+        batching=bounded,
+        instances=BOUNDED_INSTANCES,
     )
     pooler = Model(
         name=f"{spec.name}_pooler",
@@ -77,7 +82,8 @@ def embed_ensemble(spec: EmbedSpec) -> Ensemble:
         max_batch_size=spec.max_batch_size,
         inputs=(hidden, mask),
         outputs=(embedding,),
-        batching=batching,
+        # Fed by a bounded step alone: nothing can pile up here.
+        batching=Batching(),
         parameters={"pooling": spec.pooling, "normalize": str(spec.normalize).lower()},
     )
     return Ensemble(

@@ -8,6 +8,7 @@
     ├── QualityError         an engine does not say what its checkpoint says             (pipeline.quality)
     ├── RepositoryError      a model repository is missing, drifted or cannot be swapped (pipeline.assemble)
     ├── ScenarioError        a load test cannot be run as it is written                  (loadtests.scenario)
+    ├── RunError             a load test broke off, or its samples are not whole         (loadtests.samples)
     └── ServingError         the server cannot start, or never became ready; exit code 4 (serving.errors)
 
 A message is subject, value, fact, and what to do next: "recipe minilm.toml: precision 'int9' is not one of fp32,

@@ -22,10 +22,14 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Batching:
-    """Triton's dynamic batcher with a bounded queue: request number `max_queue_size` + 1 is refused at once."""
+    """Triton's dynamic batcher. With `max_queue_size` one request more is refused at once; None is unbounded.
 
-    max_queue_size: int
-    max_queue_delay_us: int = 0
+    A bounded queue wants at least two instances: with one, requests that are left over when a batch is cut wait up to
+    500 ms for a wake-up that came too early (`DynamicBatchScheduler::WaitForPayloadSlotAvailable`, tritonserver 2.51
+    and later: a queue policy turns prefetching off, and the slot is asked for before the instance is back).
+    """
+
+    max_queue_size: int | None = None
 
 
 @dataclass(frozen=True)

@@ -60,8 +60,8 @@ def test_what_is_wrong_is_named_with_file_and_key(tmp_path: Path, old: str, new:
 
 def test_every_broken_key_is_named(tmp_path: Path) -> None:
     with pytest.raises(DeclarationError) as caught:
-        read_recipe(write(tmp_path, GOOD.replace("task", "tsak").replace("256", "'256'")))
-    assert len(str(caught.value).splitlines()) == 3
+        read_recipe(write(tmp_path, GOOD.replace("task", "tsak").replace("= 256", "= '256'")))
+    assert len(str(caught.value).splitlines()) == 3  # the missing key, the unknown one, the wrong type
 
 
 def test_a_missing_recipe_names_the_near_miss(tmp_path: Path) -> None:

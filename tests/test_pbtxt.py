@@ -23,7 +23,7 @@ def test_the_encoder_holds_nothing_that_nvidias_backend_would_not_know() -> None
     assert encoder.backend == "onnxruntime"
     assert not encoder.parameters
     assert encoder.dynamic_batching.default_queue_policy.max_queue_size == 1024
-    assert [(group.count, group.kind) for group in encoder.instance_group] == [(1, 2)]  # KIND_CPU
+    assert [(group.count, group.kind) for group in encoder.instance_group] == [(2, 2)]  # two instances of KIND_CPU
 
 
 def test_every_step_reads_what_an_earlier_one_writes() -> None:

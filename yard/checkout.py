@@ -8,7 +8,6 @@ ROOT = Path(__file__).resolve().parents[1]
 RECIPES = ROOT / "build" / "recipes"
 ARTIFACTS = ROOT / ".artifacts"
 BACKENDS = ROOT / "backends"
-SCENARIOS = ROOT / "loadtests" / "scenarios"
 RUNS = ROOT / "runs"
 
 PROFILES = ["cpu"]

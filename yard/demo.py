@@ -4,6 +4,7 @@ import sys
 
 import click
 
+from loadtests.scenario import locate
 from pipeline.engines import Engines
 from pipeline.recipe import read_recipes
 from serving.ports import free_ports
@@ -11,7 +12,7 @@ from serving.server import Server
 from yard import checkout, embed, engines, repository
 from yard.checkout import ARTIFACTS, BACKENDS, RECIPES, RUNS
 from yard.console import say
-from yard.loadtest import judge, scenario_file
+from yard.loadtest import judge
 from yard.serve import log_file, running
 
 PROFILE = "cpu"
@@ -35,6 +36,6 @@ def demo() -> None:
     with running(server, PROFILE):
         say(f"server ready on {server.grpc_url} and {server.http_url}: its golden request came back right")
         embed.show(server.grpc_url, MODEL, embed.DEMO_TEXTS)
-        verdict = judge(scenario_file(SCENARIO), server.grpc_url, RUNS)
+        verdict = judge(locate(SCENARIO), server.grpc_url, RUNS)
     say("server stopped")
     sys.exit(verdict.exit_code)

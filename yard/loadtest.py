@@ -6,14 +6,14 @@ from pathlib import Path
 import click
 from rich.table import Table
 
-from ensembles.errors import YardError, near_miss
 from loadtests.report import judge_run, rows, write_verdict
 from loadtests.run import run
+from loadtests.scenario import locate
 from loadtests.verdict import Verdict
 from serving.ports import free_ports
 from serving.server import Server
 from yard import checkout
-from yard.checkout import BACKENDS, RUNS, SCENARIOS, profile_option, shown
+from yard.checkout import BACKENDS, RUNS, profile_option, shown
 from yard.console import OUTCOME_STYLES, out, progress, say
 from yard.serve import log_file, running
 
@@ -31,7 +31,7 @@ def loadtest(scenario: str, url: str | None, runs: Path, profile: str) -> None:
     \b
     Example: yard loadtest embed_smoke --url grpc://127.0.0.1:8001
     """
-    file = scenario_file(scenario)
+    file = locate(scenario)
     if url:
         verdict = judge(file, url, runs)
     else:
@@ -39,19 +39,6 @@ def loadtest(scenario: str, url: str | None, runs: Path, profile: str) -> None:
         with running(Server(checkout.repository(profile), BACKENDS, ports, log_file(profile, ports)), profile) as own:
             verdict = judge(file, own.grpc_url, runs)
     sys.exit(verdict.exit_code)
-
-
-def scenario_file(scenario: str) -> Path:
-    """Return the file of a scenario that is named by its stem or by its path.
-
-    Raises YardError with the near miss: there is none.
-    """
-    if scenario.endswith(".toml"):
-        return Path(scenario)
-    names = sorted(file.stem for file in SCENARIOS.glob("*.toml"))
-    if scenario not in names:
-        raise YardError(f"no scenario '{scenario}'; known are {', '.join(names)}{near_miss(scenario, names)}")
-    return SCENARIOS / f"{scenario}.toml"
 
 
 def judge(file: Path, url: str, runs: Path) -> Verdict:

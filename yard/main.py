@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 failed check or SLA FAIL, 2 usage, 3 INCONCLUSIVE, 4 the s
 interrupted.
 """
 
+import signal
 import sys
 from importlib import import_module
 
@@ -61,9 +62,11 @@ def yard() -> None:
 
 def main() -> None:
     """Run `yard`; the console script's entry point."""
+    # A service manager ends with SIGTERM: it unwinds like Ctrl-C, so that nothing is left running.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = yard.main(standalone_mode=False)
-    except click.exceptions.Abort:
+    except (click.exceptions.Abort, KeyboardInterrupt):
         click.echo("interrupted; nothing half-made was left", err=True)
         code = INTERRUPTED
     except click.ClickException as error:

@@ -1,7 +1,6 @@
 """`yard serve`: repository -> a server that has answered right."""
 
 import shlex
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,8 +47,6 @@ def serve(
             container.build_image()
     launch = container.launcher(shm_size) if runtime == "docker" else embedded.launch
     server = Server(checkout.repository(profile), BACKENDS, ports, log_file(profile, ports), launch)
-    # A service manager stops with SIGTERM; it must unwind like Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with running(server, profile):
             say(f"ready: {server.grpc_url}, {server.http_url}, {server.metrics_url} (log: {shown(server.log)})")
