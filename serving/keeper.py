@@ -66,6 +66,11 @@ def sweep(group: int, shm_prefix: str, scratch: Path) -> None:
                 while os.waitpid(-1, os.WNOHANG)[0]:
                     pass
             time.sleep(0.01)
+    remove_files(shm_prefix, scratch)
+
+
+def remove_files(shm_prefix: str, scratch: Path) -> None:
+    """Remove the shared-memory segments and the scratch folder of a server that has ended."""
     for segment in Path("/dev/shm").glob(f"{shm_prefix}*"):
         segment.unlink(missing_ok=True)
     shutil.rmtree(scratch, ignore_errors=True)

@@ -23,6 +23,8 @@ from tritonyard import Client
 
 FAILED = re.compile(r"failed to load '(?P<model>[^']+)' version \d+: (?P<reason>.+)")
 POLL_FAILED = re.compile(r"Poll failed for model directory '(?P<model>[^']+)': (?P<reason>.+)")
+# What the embedded server says of the GPU that is not there.
+HARMLESS = re.compile(r"CUDA|NVML|DCGM", re.IGNORECASE)
 POLL_S = 0.05
 WATCH_S = 0.25
 STUB = "triton_python_backend_stub"
@@ -54,10 +56,11 @@ class Server:
         self._repository, self._backends = repository, backends
         self._launch, self._extra = launch, extra
         self._keeper: subprocess.Popen[bytes] | None = None
+        self._scratch = Path()
 
     def start(self) -> None:
         """Start the server; returns at once."""
-        scratch = Path(tempfile.mkdtemp(prefix="tritonyard-"))
+        scratch = self._scratch = Path(tempfile.mkdtemp(prefix="tritonyard-"))
         launch = self._launch(self._repository, self._backends, self.ports, scratch, self.admin_key)
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self.log.write_bytes(b"")
@@ -125,7 +128,11 @@ class Server:
                 model = Path(found["model"]).name
                 reason = found["reason"].rstrip('"')
                 return f"model '{model}' failed to load: {reason} (log: {self.log})"
-        errors = [line for line in text.splitlines() if line.startswith("E") or "error:" in line]
+        errors = [
+            line
+            for line in text.splitlines()
+            if (line.startswith("E") or "error:" in line) and not HARMLESS.search(line)
+        ]
         return f"its last error: {errors[-1].strip() if errors else 'none'} (log: {self.log})"
 
     def stop(self) -> None:
@@ -134,8 +141,17 @@ class Server:
             return
         assert self._keeper.stdin
         self._keeper.stdin.close()
-        self._keeper.wait()
+        if self._keeper.wait() < 0:
+            self._sweep()
         self._keeper = None
+
+    def _sweep(self) -> None:
+        """Do the work of a keeper that was itself killed: the server died with it, its stubs did not."""
+        for process in psutil.process_iter(["pid", "cmdline"]):
+            if any(str(self._scratch) in word for word in process.info["cmdline"] or []):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+        keeper.remove_files(embedded.shm_prefix(self._scratch), self._scratch)
 
     def __enter__(self) -> "Server":
         self.start()

@@ -108,7 +108,7 @@ def test_a_full_disk_is_a_sentence(tmp_path: Path) -> None:
         make(out)
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(StoreError, match="the disk is full .* free some space"):
+    with pytest.raises(StoreError, match=r"the disk is full .* free some space"):
         Store(tmp_path).build(step(), full)
     assert leftovers(tmp_path) == []
 

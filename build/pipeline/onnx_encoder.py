@@ -8,7 +8,8 @@ attention fuses fully (Attention, EmbedLayerNormalization, SkipLayerNormalizatio
 import logging
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,10 +44,7 @@ def load_reference(folder: Path) -> "nn.Module":
 
 def export(reference: "nn.Module", encoder: Encoder, precision: Precision, out: Path, report: Report) -> None:
     """Write the engine of `reference` into the folder `out` as model.onnx."""
-    logging.getLogger("onnxruntime.transformers").setLevel(logging.ERROR)
-    logging.getLogger("fusion_base").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _quiet():
         report("exporting to ONNX")
         traced = out / "traced.onnx"
         _trace(reference, encoder, traced)
@@ -56,6 +54,19 @@ def export(reference: "nn.Module", encoder: Encoder, precision: Precision, out: 
         if precision == "int8":
             report("quantising to int8")
             _quantize(out / MODEL)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's and the optimizer's chatter to themselves: the gate decides what is wrong."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _trace(reference: "nn.Module", encoder: Encoder, file: Path) -> None:

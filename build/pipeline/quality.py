@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,8 +59,8 @@ def read_texts() -> list[str]:
 def batches(texts: list[str]) -> Iterator[list[str]]:
     """Cut `texts` into batches of mixed size; neighbours differ in length, so padding is exercised."""
     half = len(texts) // 2
-    mixed = [text for pair in zip(texts[:half], reversed(texts[half:]), strict=False) for text in pair]
-    mixed += texts[2 * half :]
+    pairs = zip_longest(texts[:half], reversed(texts[half:]))
+    mixed = [text for pair in pairs for text in pair if text is not None]
     start = 0
     for size in BATCHES * len(mixed):
         if start >= len(mixed):
@@ -80,10 +81,11 @@ def measure(
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    options = _tokenizing(encoder)
     worst, cosines = 0.0, []
     with torch.no_grad():
         for batch in batches(read_texts()):
-            tokens = tokenizer(batch, padding=True, truncation=True, max_length=max_tokens, return_tensors="pt")
+            tokens = tokenizer(batch, truncation=True, max_length=max_tokens, **options)
             feed = {name: tokens[name] for name in encoder.inputs}
             want = reference(**feed).last_hidden_state.numpy()
             have = session.run(None, {name: value.numpy() for name, value in feed.items()})[0]
@@ -120,11 +122,17 @@ def _cosines(left: "np.ndarray[Any, Any]", right: "np.ndarray[Any, Any]") -> lis
     return [float(value) for value in (left * right).sum(axis=1) / norms]
 
 
+def _tokenizing(encoder: Encoder) -> dict[str, Any]:
+    # Said outright: not every tokenizer gives token types by itself, and some encoders want them.
+    typed = "token_type_ids" in encoder.inputs
+    return {"padding": True, "return_tensors": "pt", "return_token_type_ids": typed}
+
+
 def _golden(reference: "nn.Module", tokenizer: Any, encoder: Encoder) -> dict[str, Any]:
     """The request that a served model must answer right before its server counts as ready."""
     # Short ones of unequal length: they fit every limit a recipe may set.
     texts = read_texts()[:GOLDEN_TEXTS]
-    tokens = tokenizer(texts, padding=True, return_tensors="pt")
+    tokens = tokenizer(texts, **_tokenizing(encoder))
     hidden = reference(**{name: tokens[name] for name in encoder.inputs}).last_hidden_state.numpy()
     embeddings = pool(hidden, tokens["attention_mask"].numpy(), encoder)
     return {"text": texts, "embedding": [[round(float(x), 6) for x in row] for row in embeddings]}

@@ -1,0 +1,43 @@
+"""The clients under test: sync and async behind the same methods, and fakes to ask, by protocol."""
+
+import asyncio
+import random
+
+import numpy as np
+from fake_kserve import embedding_of, fake_grpc, fake_http
+
+from tritonyard import AsyncClient, Client
+
+FAKES = {"grpc": fake_grpc, "http": fake_http}
+GRACE_S = 0.25
+
+
+class Blocking:
+    """An AsyncClient with the methods of a Client, so that one test speaks for both."""
+
+    def __init__(self, *args, **kwargs):
+        self._loop = asyncio.new_event_loop()
+        self._client = AsyncClient(*args, **kwargs)
+
+    def __getattr__(self, name):
+        method = getattr(self._client, name)
+        return lambda *args, **kwargs: self._loop.run_until_complete(method(*args, **kwargs))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._loop.run_until_complete(self._client.close())
+        self._loop.close()
+
+
+CLIENTS = {"sync": Client, "async": Blocking}
+
+
+def mixed_texts(count):
+    dice = random.Random(0)
+    return [chr(97 + index % 26) * dice.randint(1, 9) + " word" * dice.randint(0, 150) for index in range(count)]
+
+
+def expected(texts):
+    return np.array([embedding_of(text.encode()) for text in texts], np.float32)
