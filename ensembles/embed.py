@@ -43,7 +43,7 @@ def length_buckets(max_tokens: int) -> list[int]:
 
     Triton's batcher only joins requests of equal shape: few buckets find partners, many waste less padding.
     """
-    steps = [*range(16, 128, 16), *range(128, 256, 32), *range(256, 512, 64), *range(512, max_tokens, 128)]
+    steps = [*range(8, 128, 8), *range(128, 256, 16), *range(256, 512, 32), *range(512, max_tokens, 64)]
     return [length for length in steps if length < max_tokens] + [max_tokens]
 
 

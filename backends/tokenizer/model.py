@@ -24,8 +24,8 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from tokenizers import Tokenizer
 
-# A request of this many texts is a batch by itself and needs no partners: it is padded to its own longest text.
-FULL_BATCH = 16
+# A request of this many tokens is a batch by itself and needs no partners: it is padded to its own longest text.
+FULL_BATCH = 256
 
 
 class BadText(Exception):
@@ -113,7 +113,7 @@ class TritonPythonModel:
         """Pad the encodings of one request to one length and build the outputs that the model declares."""
         lengths = np.array([len(row.ids) for row in rows], np.int32)
         longest = int(lengths.max())
-        padded = longest if len(rows) >= FULL_BATCH else self.buckets[bisect_left(self.buckets, longest)]
+        padded = longest if longest * len(rows) >= FULL_BATCH else self.buckets[bisect_left(self.buckets, longest)]
         ids = np.full((len(rows), padded), self.pad_id, np.int64)
         for row, encoding, length in zip(ids, rows, lengths, strict=True):
             row[:length] = encoding.ids

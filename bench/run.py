@@ -1,0 +1,257 @@
+"""The figures: each a ratio or a difference between two things measured in turns in one run.
+
+    make bench                # all of them, a table, and bench/results.json
+
+The in-process side is the same engine and the same tokenizer, called in this process the plain way: ONNX Runtime with
+its own defaults, texts in their given order, each batch padded to its longest.
+"""
+
+import json
+import platform
+import random
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from pipeline import onnx_encoder
+from pipeline.engines import Engines
+from pipeline.recipe import read_recipes
+from serving.ports import free_ports
+from serving.server import Server
+from tritonyard import Client
+from yard import checkout, repository
+from yard.console import err, out, progress
+from yard.serve import log_file, running
+
+MODEL = "minilm"
+RESULTS = Path(__file__).parent / "results.json"
+CALLERS = 32
+ROUNDS = 7
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure with its target: `value` is the median over rounds of what `what` says."""
+
+    name: str
+    what: str
+    value: float
+    low: float
+    high: float
+    target: str
+    met: bool
+    detail: dict[str, float]
+
+
+def mixed_texts(count: int, seed: int = 4) -> list[str]:
+    """Return texts of 4 to 90 words, about 5 to 120 tokens, evenly mixed: real words in random order."""
+    words = (checkout.ROOT / "loadtests" / "texts" / "sentences.txt").read_text().split()
+    dice = random.Random(seed)
+    return [" ".join(dice.choices(words, k=dice.randint(4, 90))) for _ in range(count)]
+
+
+class InProcess:
+    """The engine and its tokenizer in this process."""
+
+    def __init__(self, folder: Path):
+        from tokenizers import Tokenizer
+
+        self.session = onnx_encoder.open_session(folder / onnx_encoder.MODEL)
+        self.tokenizer = Tokenizer.from_file(str(folder / onnx_encoder.TOKENIZER))
+        self.tokenizer.enable_padding()
+        self.tokenizer.no_truncation()
+
+    def embed(self, texts: Sequence[str]) -> "np.ndarray[Any, Any]":
+        """Embed one batch: tokenise, run, mean-pool, normalise."""
+        encodings = self.tokenizer.encode_batch_fast(list(texts))
+        mask = np.array([each.attention_mask for each in encodings], np.int64)
+        feed = {
+            "input_ids": np.array([each.ids for each in encodings], np.int64),
+            "attention_mask": mask,
+            "token_type_ids": np.array([each.type_ids for each in encodings], np.int64),
+        }
+        hidden = self.session.run(None, feed)[0]
+        pooled = np.einsum("bs,bsh->bh", mask.astype(np.float32), hidden) / mask.sum(axis=1, keepdims=True)
+        return pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
+
+
+def seconds(call: Callable[[], Any]) -> float:
+    """Return how long `call` takes."""
+    begun = time.perf_counter()
+    call()
+    return time.perf_counter() - begun
+
+
+def in_turns(left: Callable[[], Any], right: Callable[[], Any], rounds: int) -> tuple[list[float], list[float]]:
+    """Time two calls in turns, after one round of each that does not count."""
+    left(), right()
+    times: tuple[list[float], list[float]] = ([], [])
+    for number in range(rounds):
+        # Whoever goes first finds the caches of the other: they take turns in that as well.
+        for side in (0, 1) if number % 2 else (1, 0):
+            times[side].append(seconds((left, right)[side]))
+    return times
+
+
+def ratio(name: str, what: str, over: list[float], under: list[float], target: float, at_least: bool) -> Figure:
+    """Fold paired times to the median of `over / under`."""
+    values = [left / right for left, right in zip(over, under, strict=True)]
+    value = statistics.median(values)
+    met = value >= target if at_least else value <= target
+    detail = {"over_s": statistics.median(over), "under_s": statistics.median(under)}
+    words = f"{'at least' if at_least else 'at most'} {target}"
+    return Figure(name, what, value, min(values), max(values), words, met, detail)
+
+
+def many_callers(client: Client, inside: InProcess, texts: list[str]) -> Figure:
+    """Requests of one sentence from CALLERS callers, against batches of 32 in process."""
+
+    def local() -> None:
+        for start in range(0, len(texts), 32):
+            inside.embed(texts[start : start + 32])
+
+    with ThreadPoolExecutor(CALLERS) as pool:
+
+        def remote() -> None:
+            list(pool.map(lambda text: client.embed([text]), texts))
+
+        here, there = in_turns(local, remote, ROUNDS)
+    what = f"throughput, 1 sentence from {CALLERS} callers / in process in batches of 32"
+    return ratio("callers", what, here, there, 0.70, at_least=True)
+
+
+def batches_of_32(client: Client, inside: InProcess, texts: list[str]) -> Figure:
+    """Raw requests of 32 sentences, one after another, against the same 32 in process."""
+    from tritonclient.grpc import InferenceServerClient
+
+    batches = [texts[start : start + 32] for start in range(0, len(texts), 32)]
+    with InferenceServerClient(client_address(client)) as raw:
+        here, there = in_turns(
+            lambda: [inside.embed(batch) for batch in batches],
+            lambda: [by_hand(raw, batch) for batch in batches],
+            ROUNDS,
+        )
+    what = "throughput, requests of 32 sentences / the same 32 in process"
+    return ratio("batches", what, here, there, 0.90, at_least=True)
+
+
+def client_address(client: Client) -> str:
+    """Return host:port of the server that `client` calls."""
+    return client.url.removeprefix("grpc://")
+
+
+def by_hand(raw: Any, texts: Sequence[str]) -> "np.ndarray[Any, Any]":
+    """Embed with tritonclient alone, as its documentation shows it."""
+    from tritonclient.grpc import InferInput, InferRequestedOutput
+
+    tensor = InferInput("text", [len(texts), 1], "BYTES")
+    tensor.set_data_from_numpy(np.array([[text.encode()] for text in texts], dtype=np.object_))
+    result: np.ndarray[Any, Any] = raw.infer(MODEL, [tensor], outputs=[InferRequestedOutput("embedding")]).as_numpy(
+        "embedding"
+    )
+    return result
+
+
+def one_caller(client: Client, inside: InProcess, texts: list[str]) -> Figure:
+    """One sentence, one caller: milliseconds above the in-process time of the same sentence."""
+    above, local, remote = [], [], []
+    for text in texts:
+        here, there = in_turns(lambda text=text: inside.embed([text]), lambda text=text: client.embed([text]), 15)
+        local.append(statistics.median(here))
+        remote.append(statistics.median(there))
+        above.append(1e3 * (remote[-1] - local[-1]))
+    value = statistics.median(above)
+    detail = {"in_process_ms": 1e3 * statistics.median(local), "served_ms": 1e3 * statistics.median(remote)}
+    what = f"ms above in process, one sentence, one caller ({len(texts)} sentences)"
+    return Figure("one", what, value, min(above), max(above), "at most 2.5", value <= 2.5, detail)
+
+
+def sentence_transformers(client: Client, folder: Path, texts: list[str]) -> Figure:
+    """`embed` of many mixed texts against sentence-transformers, float32 both."""
+    from sentence_transformers import SentenceTransformer
+
+    peer = SentenceTransformer(str(folder), device="cpu")
+    have, want = client.embed(texts), peer.encode(texts)
+    assert np.abs(have - want).max() < 1e-4, "the two must compute the same"
+    here, there = in_turns(lambda: client.embed(texts), lambda: peer.encode(texts), ROUNDS)
+    what = f"time of embed, {len(texts)} mixed texts / sentence-transformers"
+    return ratio("peer", what, here, there, 0.75, at_least=False)
+
+
+def sdk_overhead(client: Client, texts: list[str]) -> Figure:
+    """The SDK against tritonclient by hand, one sentence a call."""
+    from tritonclient.grpc import InferenceServerClient
+
+    with InferenceServerClient(client_address(client)) as raw:
+        here, there = in_turns(
+            lambda: [client.embed([text]) for text in texts],
+            lambda: [by_hand(raw, [text]) for text in texts],
+            2 * ROUNDS,
+        )
+    return ratio(
+        "sdk", "time of the SDK / tritonclient by hand, one sentence a call", here, there, 1.05, at_least=False
+    )
+
+
+def nothing_to_do() -> Figure:
+    """`yard engines` with everything built: seconds of wall time, and that torch is not imported."""
+    yard = Path(sys.executable).parent / "yard"
+    times = [seconds(lambda: subprocess.run([yard, "engines"], check=True, capture_output=True)) for _ in range(5)]
+    code = "import sys; from yard.main import yard; yard.main(['engines'], standalone_mode=False); "
+    code += "sys.exit('torch' in sys.modules)"
+    torchless = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+    value = statistics.median(times)
+    what = f"s, `yard engines` with nothing to do (torch {'not imported' if torchless else 'IMPORTED'})"
+    return Figure("idle", what, value, min(times), max(times), "under 1.0", value < 1 and torchless, {})
+
+
+def measure(report: Callable[[str], None]) -> list[Figure]:
+    """Take every figure over one server."""
+    (recipe,) = read_recipes(checkout.RECIPES, MODEL)
+    plan = Engines(checkout.ARTIFACTS).plan(recipe)
+    artefact = Engines(checkout.ARTIFACTS).build(plan, report)
+    repository.build(MODEL, "cpu")
+    inside, ports, texts = InProcess(artefact.folder), free_ports(), mixed_texts(512)
+    server = Server(checkout.repository("cpu"), checkout.BACKENDS, ports, log_file("cpu", ports))
+    figures = []
+    with running(server, "cpu"), Client(server.grpc_url, model=MODEL) as client:
+        for name, take in {
+            "32 callers": lambda: many_callers(client, inside, texts[:256]),
+            "batches of 32": lambda: batches_of_32(client, inside, texts[:256]),
+            "one caller": lambda: one_caller(client, inside, texts[:12]),
+            "sentence-transformers": lambda: sentence_transformers(client, plan.folder, texts),
+            "SDK": lambda: sdk_overhead(client, texts[:24]),
+            "nothing to do": nothing_to_do,
+        }.items():
+            report(name)
+            figures.append(take())
+    return figures
+
+
+def main() -> None:
+    """Measure, print the table, write results.json."""
+    with progress("bench") as report:
+        figures = measure(report)
+    table = Table("figure", "median", "range", "target", "")
+    for each in figures:
+        mark = "[green]met[/]" if each.met else "[red]missed[/]"
+        table.add_row(each.what, f"{each.value:.3f}", f"{each.low:.3f} to {each.high:.3f}", each.target, mark)
+    out.print(table)
+    tools = {name: version(name) for name in ("onnxruntime", "torch", "tritonclient", "sentence-transformers")}
+    machine = {"python": platform.python_version(), "machine": platform.machine(), **tools}
+    RESULTS.write_text(json.dumps({"machine": machine, "figures": [asdict(each) for each in figures]}, indent=2) + "\n")
+    err.print(f"written to {checkout.shown(RESULTS)}")
+
+
+if __name__ == "__main__":
+    main()
