@@ -39,10 +39,10 @@ check: $(READY) ## ruff, mypy, import rules, unit tests: under a minute
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/pytest -q -m "not build and not server"
+	@$(BIN)/pytest -q -m "not build and not server and not load"
 
 test: check ## check, and everything against the real tritonserver
-	@$(BIN)/pytest -q -m "build or server"
+	@$(BIN)/pytest -q -m "build or server or load"
 
 bench: $(READY) ## the figures, as ratios in one run -> bench/results.json
 	@$(BIN)/python bootstrap.py --extra bench

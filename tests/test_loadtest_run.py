@@ -19,6 +19,8 @@ from loadtests.run import LOCUSTFILE, run
 from loadtests.samples import RunError
 from loadtests.verdict import Outcome
 
+pytestmark = pytest.mark.load
+
 NOWHERE = "grpc://127.0.0.1:9"
 
 
