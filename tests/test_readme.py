@@ -47,7 +47,8 @@ def environment(checkout: Path) -> dict[str, str]:
     """The copy's own packages, and the environment's commands on PATH, as an activated .venv has them."""
     sources = os.pathsep.join(str(checkout / part) for part in ("", "build", "clients"))
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    return {**os.environ, "PYTHONPATH": sources, "PATH": path}
+    # The environment is shared with this checkout: the copy must not set it up again, and thereby move it.
+    return {**os.environ, "PYTHONPATH": sources, "PATH": path, "MAKEFLAGS": "--old-file=.venv/.ready"}
 
 
 def test_there_is_code_to_run() -> None:

@@ -1,12 +1,14 @@
 """What people see: results on standard output; progress on standard error, live on a terminal, else plain lines."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.status import Status
 
-out = Console(highlight=False, soft_wrap=True)
+# Without a terminal to fit, tables take the room they need.
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 OUTCOME_STYLES = {"PASS": "bold green", "FAIL": "bold red", "INCONCLUSIVE": "bold yellow"}
