@@ -37,6 +37,7 @@ MODEL = "minilm"
 RESULTS = Path(__file__).parent / "results.json"
 CALLERS = 32
 ROUNDS = 7
+BLOCK = 10
 
 
 @dataclass(frozen=True)
@@ -166,14 +167,25 @@ def one_caller(client: Client, inside: InProcess, texts: list[str]) -> Figure:
     """One sentence, one caller: milliseconds above the in-process time of the same sentence."""
     above, local, remote = [], [], []
     for text in texts:
-        here, there = in_turns(lambda text=text: inside.embed([text]), lambda text=text: client.embed([text]), 15)
-        local.append(statistics.median(here))
-        remote.append(statistics.median(there))
+        # In blocks, and not call by call: two engines that take turns throw each other's weights out of the cache.
+        here, there = in_turns(
+            lambda text=text: block(lambda: inside.embed([text])),
+            lambda text=text: block(lambda: client.embed([text])),
+            5,
+        )
+        local.append(statistics.median(here) / BLOCK)
+        remote.append(statistics.median(there) / BLOCK)
         above.append(1e3 * (remote[-1] - local[-1]))
     value = statistics.median(above)
     detail = {"in_process_ms": 1e3 * statistics.median(local), "served_ms": 1e3 * statistics.median(remote)}
     what = f"ms above in process, one sentence, one caller ({len(texts)} sentences)"
     return Figure("one", what, value, min(above), max(above), "at most 2.5", value <= 2.5, detail)
+
+
+def block(call: Callable[[], Any]) -> None:
+    """Call BLOCK times in a row."""
+    for _ in range(BLOCK):
+        call()
 
 
 def sentence_transformers(client: Client, folder: Path, texts: list[str]) -> Figure:
