@@ -55,6 +55,7 @@ class Server:
         self.admin_key = secrets.token_urlsafe(24)
         self._repository, self._backends = repository, backends
         self._launch, self._extra = launch, extra
+        self.is_embedded = launch is embedded.launch
         self._keeper: subprocess.Popen[bytes] | None = None
         self._scratch = Path()
 

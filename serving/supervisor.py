@@ -23,7 +23,8 @@ def start(server: Server, repository: Path, on_wait: Callable[[float], None]) ->
     Raises ServingError, with nothing left running: a port is taken, the machine or the repository is not fit, a
     model does not load, or an answer is wrong.
     """
-    require_machine()
+    if server.is_embedded:
+        require_machine()
     require_repository(repository)
     require_free(server.ports)
     server.start()
