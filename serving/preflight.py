@@ -11,7 +11,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from ensembles.lint import lint
-
 from serving import embedded
 from serving.errors import ServingError
 

@@ -4,8 +4,8 @@ import sys
 from pathlib import Path
 
 import click
-from ensembles.lint import lint as lint_repository
 
+from ensembles.lint import lint as lint_repository
 from yard.console import say
 
 
