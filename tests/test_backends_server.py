@@ -316,7 +316,7 @@ def test_token_ids_that_are_not_in_the_vocabulary_fail_alone(wire: grpc.Inferenc
         for value in (*[2051] * 4, 10_000_000, *[2051] * 4):
             flight.send_to(encoder, tokens(value))
         landed = flight.land()
-        with pytest.raises(InferenceServerException, match=r"minilm_encoder: .*10000000"):
+        with pytest.raises(InferenceServerException, match=r"minilm_encoder: .*EmbedLayerNormalization"):
             raise landed.pop(4)
         for each in landed:
             assert not isinstance(each, InferenceServerException), each

@@ -48,7 +48,12 @@ def environment(checkout: Path) -> dict[str, str]:
     sources = os.pathsep.join(str(checkout / part) for part in ("", "build", "clients"))
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     # The environment is shared with this checkout: the copy must not set it up again, and thereby move it.
-    return {**os.environ, "PYTHONPATH": sources, "PATH": path, "MAKEFLAGS": "--old-file=.venv/.ready"}
+    return {
+        **os.environ,
+        "PYTHONPATH": sources,
+        "PATH": path,
+        "MAKEFLAGS": "--old-file=.venv/.ready --no-print-directory",
+    }
 
 
 def test_there_is_code_to_run() -> None:

