@@ -270,6 +270,7 @@ MISTAKES = {
     "no text": (lambda _: [], None, "expected 1 inputs but got 0 inputs for model 'minilm'"),
     "an unknown input": (renamed, None, "unexpected inference input 'texts'|input 'text'"),
     "an unknown output": (lambda of: [an_input(of, [b"a"])], "nosuch", "unexpected inference output 'nosuch'"),
+    "0 texts": (lambda of: [an_input(of, [])], None, "input 'text' for model 'minilm', got 0"),
     "65 texts": (lambda of: [an_input(of, [b"a"] * 65)], None, "batch-size must be <= 64 for 'minilm'"),
 }
 

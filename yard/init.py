@@ -5,7 +5,7 @@ import click
 from ensembles.errors import YardError
 from pipeline.draft import draft, model_name
 from pipeline.fingerprint import FileDigests
-from pipeline.recipe import read_recipe
+from pipeline.recipe import read_recipe, require_model_name
 from yard.checkout import ARTIFACTS, RECIPES, shown
 from yard.console import progress, say
 
@@ -20,7 +20,9 @@ def init(checkpoint: str, name: str | None, force: bool) -> None:
     \b
     Example: yard init ./my-encoder --name reviews
     """
-    file = RECIPES / f"{name or model_name(checkpoint)}.toml"
+    name = model_name(checkpoint) if name is None else name
+    require_model_name(name)
+    file = RECIPES / f"{name}.toml"
     if file.exists() and not force:
         raise YardError(f"{shown(file)} is there already; choose another --name, or replace it with --force")
     with progress(f"init {checkpoint}") as report:

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from loadtests.report import judge_run, rows, write_verdict
 from loadtests.run import run
-from loadtests.scenario import locate
+from loadtests.scenario import load, locate
 from loadtests.verdict import Verdict
 from serving.ports import free_ports
 from serving.server import Server
@@ -32,6 +32,7 @@ def loadtest(scenario: str, url: str | None, runs: Path, profile: str) -> None:
     Example: yard loadtest embed_smoke --url grpc://127.0.0.1:8001
     """
     file = locate(scenario)
+    load(file)  # a mistake in it is said before a server is started
     if url:
         verdict = judge(file, url, runs)
     else:

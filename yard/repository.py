@@ -42,6 +42,7 @@ def build(model: str | None, profile: str) -> None:
 def _check(model: str | None, profile: str) -> None:
     store = Engines(ARTIFACTS)
     target = checkout.repository(profile)
+    read_recipes(RECIPES, model)  # refuses a model that has no recipe
     everything = configs([store.plan(recipe) for recipe in read_recipes(RECIPES)])
     found = [line for line in drift(target, everything) if model is None or f"/{model}" in line]
     if found:

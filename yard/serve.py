@@ -14,13 +14,15 @@ from yard import checkout
 from yard.checkout import ARTIFACTS, BACKENDS, profile_option, shown
 from yard.console import progress, say
 
+PORT = click.IntRange(1, 65535)
+
 
 @click.command()
 @profile_option
 @click.option("--runtime", type=click.Choice(["embedded", "docker"]), default="embedded", show_default=True)
-@click.option("--http-port", default=Ports.http, show_default=True)
-@click.option("--grpc-port", default=Ports.grpc, show_default=True)
-@click.option("--metrics-port", default=Ports.metrics, show_default=True)
+@click.option("--http-port", type=PORT, default=Ports.http, show_default=True)
+@click.option("--grpc-port", type=PORT, default=Ports.grpc, show_default=True)
+@click.option("--metrics-port", type=PORT, default=Ports.metrics, show_default=True)
 @click.option("--shm-size", default="1g", show_default=True, help="Shared memory of the container.")
 @click.option("--print", "print_only", is_flag=True, help="Print the commands and run nothing.")
 def serve(

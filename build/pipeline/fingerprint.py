@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -63,8 +64,13 @@ class FileDigests:
         return value
 
     def _save(self) -> None:
-        self._memory.parent.mkdir(parents=True, exist_ok=True)
         # Two builds may save at once: each renames a whole file, and a lost entry is only hashed again.
         temporary = self._memory.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps(self._known))
-        temporary.replace(self._memory)
+        try:
+            self._memory.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(json.dumps(self._known))
+            temporary.replace(self._memory)
+        except OSError:
+            # Only a memory: on a full disk the step that needs the space says so.
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)

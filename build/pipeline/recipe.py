@@ -14,7 +14,7 @@ Precision = Literal["fp32", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
 
 # Hub names and versions keep their dots; Triton takes a model name as a folder name.
-MODEL_NAME = r"^[a-z0-9][a-z0-9_.-]*$"
+MODEL_NAME = r"[a-z0-9][a-z0-9_.-]*"
 
 
 class Source(Declared):
@@ -105,13 +105,18 @@ class Recipe:
     quality: Quality
 
 
+def require_model_name(name: str) -> None:
+    """Raise DeclarationError when `name` cannot be the name of a model and of its folder."""
+    if not re.fullmatch(MODEL_NAME, name):
+        raise DeclarationError(f"{name!r} is not a model name; use a-z, 0-9, '_', '-' and '.', a letter or digit first")
+
+
 def read_recipe(file: Path) -> Recipe:
     """Read one recipe.
 
     Raises DeclarationError: the file breaks the schema, or its name is not a model name.
     """
-    if not re.match(MODEL_NAME, file.stem):
-        raise DeclarationError(f"{file}: '{file.stem}' is not a model name; use a-z, 0-9, '_', '-' and '.'")
+    require_model_name(file.stem)
     declared = read(file, Declaration)
     tables = {name: getattr(declared, name) for name in Declaration.model_fields}
     return Recipe(file, file.stem, **tables)
