@@ -42,9 +42,11 @@ def build(model: str | None, profile: str) -> None:
 def _check(model: str | None, profile: str) -> None:
     store = Engines(ARTIFACTS)
     target = checkout.repository(profile)
-    read_recipes(RECIPES, model)  # refuses a model that has no recipe
+    chosen = configs([store.plan(recipe) for recipe in read_recipes(RECIPES, model)])
     everything = configs([store.plan(recipe) for recipe in read_recipes(RECIPES)])
-    found = [line for line in drift(target, everything) if model is None or f"/{model}" in line]
+    found = drift(target, everything)
+    if model is not None:
+        found = [line for line in found if any(f"/{name}/" in line for name in chosen)]
     if found:
         raise RepositoryError("\n".join([*found, "run `yard repository` and commit what it writes"]))
     say(f"repository {shown(target)}: all {len(everything)} config.pbtxt are what the recipes give")

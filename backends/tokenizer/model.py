@@ -107,7 +107,7 @@ class TritonPythonModel:
 
     def _truncates(self, request):
         """Read the request's own parameters, which Triton hands on as JSON."""
-        return bool(json.loads(request.parameters() or "{}").get("truncate", False))
+        return json.loads(request.parameters() or "{}").get("truncate") is True
 
     def _tensors(self, rows):
         """Pad the encodings of one request to one length and build the outputs that the model declares."""

@@ -126,9 +126,8 @@ class Store:
 
     def _explain(self, step: Step, error: OSError) -> StoreError:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            free = shutil.disk_usage(self.root).free / 1e6 if self.root.exists() else 0.0
             return StoreError(
-                f"{step.name} of {step.model}: the disk is full ({free:.0f} MB free at {self.root}); "
+                f"{step.name} of {step.model}: the disk is full ({self.root}); "
                 "free some space and run again, nothing half-written was left"
             )
         return StoreError(f"{step.name} of {step.model}: {error.filename or self.root}: {error.strerror or error}")
