@@ -26,12 +26,10 @@ from rich.table import Table
 from pipeline import onnx_encoder
 from pipeline.engines import Engines
 from pipeline.recipe import read_recipes
-from serving.ports import free_ports
-from serving.server import Server
 from tritonyard import Client
 from yard import checkout, repository
 from yard.console import err, out, progress
-from yard.serve import log_file, running
+from yard.serve import own_server, running
 
 MODEL = "minilm"
 RESULTS = Path(__file__).parent / "results.json"
@@ -230,11 +228,11 @@ def nothing_to_do() -> Figure:
 def measure(report: Callable[[str], None]) -> list[Figure]:
     """Take every figure over one server."""
     (recipe,) = read_recipes(checkout.RECIPES, MODEL)
-    plan = Engines(checkout.ARTIFACTS).plan(recipe)
-    artefact = Engines(checkout.ARTIFACTS).build(plan, report)
+    engines = Engines(checkout.ARTIFACTS)
+    plan = engines.plan(recipe)
+    artefact = engines.build(plan, report)
     repository.build(MODEL, "cpu")
-    inside, ports, texts = InProcess(artefact.folder), free_ports(), mixed_texts(512)
-    server = Server(checkout.repository("cpu"), checkout.BACKENDS, ports, log_file("cpu", ports))
+    inside, texts, server = InProcess(artefact.folder), mixed_texts(512), own_server("cpu")
     figures = []
     with running(server, "cpu"), Client(server.grpc_url, model=MODEL) as client:
         for name, take in {

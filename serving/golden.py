@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.engines import GOLDEN
 from serving.errors import ServingError
 from tritonyard import Client, TritonyardError
 
-GOLDEN = "golden.json"
 # Over gRPC the answer is a float32 embedding, in the file a decimal of six digits.
 ROUNDING = 1e-4
 

@@ -7,13 +7,11 @@ import click
 from loadtests.scenario import locate
 from pipeline.engines import Engines
 from pipeline.recipe import read_recipes
-from serving.ports import free_ports
-from serving.server import Server
-from yard import checkout, embed, engines, repository
-from yard.checkout import ARTIFACTS, BACKENDS, RECIPES, RUNS
+from yard import embed, engines, repository
+from yard.checkout import ARTIFACTS, RECIPES, RUNS
 from yard.console import say
 from yard.loadtest import judge
-from yard.serve import log_file, running
+from yard.serve import own_server, running
 
 PROFILE = "cpu"
 MODEL = "minilm"
@@ -31,8 +29,7 @@ def demo() -> None:
     for recipe in read_recipes(RECIPES):
         engines.build(store, recipe)
     repository.build(None, PROFILE)
-    ports = free_ports()
-    server = Server(checkout.repository(PROFILE), BACKENDS, ports, log_file(PROFILE, ports))
+    server = own_server(PROFILE)
     with running(server, PROFILE):
         say(f"server ready on {server.grpc_url} and {server.http_url}: its golden request came back right")
         embed.show(server.grpc_url, MODEL, embed.DEMO_TEXTS)

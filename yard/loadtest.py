@@ -10,12 +10,9 @@ from loadtests.report import judge_run, rows, write_verdict
 from loadtests.run import run
 from loadtests.scenario import load, locate
 from loadtests.verdict import Verdict
-from serving.ports import free_ports
-from serving.server import Server
-from yard import checkout
-from yard.checkout import BACKENDS, RUNS, profile_option, shown
+from yard.checkout import RUNS, profile_option, shown
 from yard.console import OUTCOME_STYLES, out, progress, say
-from yard.serve import log_file, running
+from yard.serve import own_server, running
 
 
 @click.command()
@@ -36,8 +33,7 @@ def loadtest(scenario: str, url: str | None, runs: Path, profile: str) -> None:
     if url:
         verdict = judge(file, url, runs)
     else:
-        ports = free_ports()
-        with running(Server(checkout.repository(profile), BACKENDS, ports, log_file(profile, ports)), profile) as own:
+        with running(own_server(profile), profile) as own:
             verdict = judge(file, own.grpc_url, runs)
     sys.exit(verdict.exit_code)
 

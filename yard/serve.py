@@ -9,6 +9,7 @@ import click
 
 from serving import container, embedded, supervisor
 from serving.embedded import Ports
+from serving.ports import free_ports
 from serving.server import Server
 from yard import checkout
 from yard.checkout import ARTIFACTS, BACKENDS, profile_option, shown
@@ -68,6 +69,12 @@ def running(server: Server, profile: str) -> Iterator[Server]:
         yield server
     finally:
         server.stop()
+
+
+def own_server(profile: str) -> Server:
+    """Return a server over the repository of `profile`, on free ports: one that nobody else is meant to call."""
+    ports = free_ports()
+    return Server(checkout.repository(profile), BACKENDS, ports, log_file(profile, ports))
 
 
 def log_file(profile: str, ports: Ports) -> Path:

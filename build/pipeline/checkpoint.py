@@ -16,8 +16,7 @@ from pipeline.recipe import Recipe, Source
 PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model", "[0-9]*_*/*.json", "[0-9]*_*/*.safetensors")
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model")
 
-# The encoders that onnxruntime's fusion carries: inputs in the engine's order, and how many positions the
-# padding id takes from the position table (RoBERTa counts from pad_token_id + 1).
+# The encoders that onnxruntime's fusion carries, with their inputs in the engine's order.
 TYPED = ("input_ids", "attention_mask", "token_type_ids")
 UNTYPED = ("input_ids", "attention_mask")
 FAMILIES = {"bert": TYPED, "roberta": UNTYPED, "xlm-roberta": UNTYPED, "distilbert": UNTYPED}
@@ -164,7 +163,7 @@ def read_encoder(folder: Path) -> Encoder:
         positions = int(config["max_position_embeddings"])
     except KeyError as error:
         raise CheckpointError(f"{folder / 'config.json'} lacks the key {error}") from None
-    if "roberta" in family:
+    if "roberta" in family:  # counts its positions from pad_token_id + 1
         positions -= int(config.get("pad_token_id") or 1) + 1
     pooling, normalize = _read_modules(folder)
     sentence = folder / "sentence_bert_config.json"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import onnx_encoder, quality
-from pipeline.checkpoint import Encoder, locate, read_encoder, require_pinned, require_whole
+from pipeline.checkpoint import CheckpointError, Encoder, locate, read_encoder, require_pinned, require_whole
 from pipeline.fingerprint import FileDigests, tool_versions
 from pipeline.onnx_encoder import MODEL, Report
 from pipeline.quality import Parity, QualityError
@@ -84,8 +84,6 @@ class Engines:
 def require_tokens(recipe: Recipe, encoder: Encoder) -> None:
     """Raise CheckpointError when the recipe promises longer texts than the checkpoint has positions for."""
     if recipe.limits.max_tokens > encoder.positions:
-        from pipeline.checkpoint import CheckpointError
-
         raise CheckpointError(
             f"{recipe.file}: limits.max_tokens = {recipe.limits.max_tokens} is more than the {encoder.positions} "
             f"positions of {recipe.checkpoint}"
