@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-DataType = Literal["BOOL", "INT32", "INT64", "FP16", "FP32", "BYTES"]
+DataType = Literal["BOOL", "INT32", "INT64", "UINT64", "FP16", "FP32", "BYTES"]
 
 
 @dataclass(frozen=True)
@@ -34,16 +34,21 @@ class Batching:
 
 @dataclass(frozen=True)
 class Model:
-    """A model behind one backend. `parameters` reach the backend as strings."""
+    """A model behind one backend. `parameters` reach the backend as strings.
+
+    Without `batching` the backend gets each request as it comes. A `decoupled` model answers a request any number of
+    times.
+    """
 
     name: str
     backend: str
     max_batch_size: int
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
-    batching: Batching
+    batching: Batching | None
     parameters: Mapping[str, str] = field(default_factory=dict)
     instances: int = 1
+    decoupled: bool = False
 
 
 @dataclass(frozen=True)

@@ -37,9 +37,12 @@ def model_config(model: Model) -> ModelConfig:
     config.output.extend(_output(tensor) for tensor in model.outputs)
     # Said outright: the onnxruntime backend starts two instances on a CPU by default.
     config.instance_group.add(count=model.instances, kind=ModelInstanceGroup.KIND_CPU)
-    config.dynamic_batching.SetInParent()
-    if model.batching.max_queue_size is not None:
-        config.dynamic_batching.default_queue_policy.max_queue_size = model.batching.max_queue_size
+    if model.batching:
+        config.dynamic_batching.SetInParent()
+        if model.batching.max_queue_size is not None:
+            config.dynamic_batching.default_queue_policy.max_queue_size = model.batching.max_queue_size
+    if model.decoupled:
+        config.model_transaction_policy.decoupled = True
     for key, value in sorted(model.parameters.items()):
         config.parameters[key].string_value = value
     return config

@@ -1,0 +1,106 @@
+"""The decoder: an ONNX graph with GroupQueryAttention, and the KV of a fixed number of slots that it works on in place.
+
+Knows nothing of requests, sampling or Triton. What the graph must be is onnxruntime-genai's model builder's form
+(`past_present_share_buffer`): `input_ids` [B, S] and `attention_mask` [B, T] INT64, T the longest row's cached and new
+tokens, maybe `position_ids` [B, S]; `past_key_values.N.key|value` FP32 [B, heads, length, head size] bound to the
+very memory of `present.N.*`, so that nothing is copied; `logits` FP32 [B, 1, V] of each row's last token.
+
+A row is a slot. The graph takes rows 0..n-1 of each buffer as they lie, so the rows that decode must be the first ones.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+
+def open_session(file, threads):
+    """Return an ONNX Runtime session on `threads` threads (0: one a core)."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    # Long enough to bridge the gaps between two operators, short enough to leave the cores to the other steps.
+    options.add_session_config_entry("session.intra_op.spin_duration_us", "20")
+    return ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+
+
+class Decoder:
+    """`slots` rows of at most `length` tokens over the engine in `folder`.
+
+    `lengths` INT64 [slots] is how many tokens each row has cached. KV memory is touched only where it was written.
+    """
+
+    def __init__(self, folder, slots, length, threads=0):
+        self.slots, self.length = slots, length
+        facts = json.loads((Path(folder) / "decoder.json").read_text())
+        self.end_ids, self.vocabulary = tuple(facts["end_ids"]), facts["vocab_size"]
+        self._session = open_session(Path(folder) / "model.onnx", threads)
+        inputs = {each.name: each for each in self._session.get_inputs()}
+        self._wants_positions = "position_ids" in inputs
+        self._kv = {
+            # Fresh pages of zeros are not memory yet: the system maps them when they are first written.
+            name: np.zeros((slots, each.shape[1], length, facts["head_size"]), np.float32)
+            for name, each in inputs.items()
+            if name.startswith("past_key_values.")
+        }
+        self._logits = np.empty((slots, 1, self.vocabulary), np.float32)
+        self._bindings = {}
+        self.lengths = np.zeros(slots, np.int64)
+
+    def decode(self, tokens):
+        """Append one token to each of the first rows, `tokens` INT64 [n]; return their logits FP32 [n, V].
+
+        The logits are a view that the next call overwrites.
+        """
+        return self._run(0, tokens[:, None])
+
+    def prefill(self, row, tokens):
+        """Append `tokens` INT64 [s] to `row`; return the logits FP32 [V] of the last one, a view as above."""
+        return self._run(row, tokens[None, :])[0]
+
+    def clear(self, row):
+        """Make `row` empty."""
+        self.lengths[row] = 0
+
+    def move(self, source, target):
+        """Copy the tokens of row `source` to row `target`."""
+        length = self.lengths[source]
+        for buffer in self._kv.values():
+            buffer[target, :, :length] = buffer[source, :, :length]
+        self.lengths[target] = length
+
+    def _run(self, first, tokens):
+        """Append `tokens` INT64 [n, s] to the rows from `first` on; return the logits of each row's last token."""
+        rows, width = tokens.shape
+        end = first + rows
+        lengths = self.lengths[first:end]
+        before = lengths[:, None]
+        feeds = {
+            "input_ids": tokens,
+            "attention_mask": (np.arange(lengths.max() + width) < before + width).astype(np.int64),
+        }
+        if self._wants_positions:
+            feeds["position_ids"] = before + np.arange(width)
+        binding = self._binding(first, end)
+        for name, value in feeds.items():
+            value = np.ascontiguousarray(value)
+            feeds[name] = value  # the binding holds a bare address
+            binding.bind_input(name, "cpu", 0, np.int64, value.shape, value.ctypes.data)
+        self._session.run_with_iobinding(binding)
+        lengths += width
+        return self._logits[first:end, 0]
+
+    def _binding(self, first, end):
+        """The KV rows first..end-1 and their logits, bound once."""
+        if (first, end) not in self._bindings:
+            binding = self._session.io_binding()
+            for name, buffer in self._kv.items():
+                rows = buffer[first:end]
+                present = name.replace("past_key_values", "present")
+                binding.bind_input(name, "cpu", 0, np.float32, rows.shape, rows.ctypes.data)
+                binding.bind_output(present, "cpu", 0, np.float32, rows.shape, rows.ctypes.data)
+            logits = self._logits[first:end]
+            binding.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
+            self._bindings[first, end] = binding
+        return self._bindings[first, end]

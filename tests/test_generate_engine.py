@@ -1,0 +1,230 @@
+"""The engine's loop over a decoder whose every token is a checksum of the row that it was computed from."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+from engine import Engine, Generation
+from outbox import Outbox, Parcel
+from request import BadRequest, Settings
+from scheduler import QueueFull
+
+VOCABULARY = 97
+END = 96
+LONG_S = 10.0
+
+
+class PlayedDecoder:
+    """A decoder without a model: logits depend on every token that the row holds, in their order."""
+
+    def __init__(self, slots: int = 4, length: int = 64, end_ids: tuple[int, ...] = (END,)) -> None:
+        self.slots, self.length, self.vocabulary, self.end_ids = slots, length, VOCABULARY, end_ids
+        self.rows: list[list[int]] = [[] for _ in range(slots)]
+        self.delay_s = 0.0
+        self.broken = False
+
+    def clear(self, row: int) -> None:
+        self.rows[row] = []
+
+    def move(self, source: int, target: int) -> None:
+        self.rows[target] = list(self.rows[source])
+
+    def prefill(self, row: int, tokens):
+        self.rows[row] += tokens.tolist()
+        return self._logits([row])[0]
+
+    def decode(self, tokens):
+        time.sleep(self.delay_s)
+        if self.broken:
+            raise RuntimeError("the runtime failed")
+        for row, token in enumerate(tokens.tolist()):
+            self.rows[row].append(token)
+        return self._logits(range(len(tokens)))
+
+    def _logits(self, rows):
+        logits = np.zeros((len(rows), VOCABULARY), np.float32)
+        for index, row in enumerate(rows):
+            logits[index, next_token(self.rows[row])] = 1
+        return logits
+
+
+def next_token(tokens: list[int]) -> int:
+    total = 0
+    for token in tokens:
+        total = (total * 31 + token + 1) % 1_000_003
+    return total % VOCABULARY
+
+
+def alone(prompt: list[int], limit: int) -> list[int]:
+    output: list[int] = []
+    while len(output) < limit and (token := next_token(prompt + output)) != END:
+        output.append(token)
+    return output
+
+
+def wait_until(condition) -> None:
+    end = time.monotonic() + LONG_S
+    while not condition():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.001)
+
+
+@pytest.fixture()
+def decoder():
+    return PlayedDecoder()
+
+
+@pytest.fixture()
+def engine(decoder):
+    running = Engine(decoder, max_queue_size=100, chunk=8)
+    yield running
+    running.close()
+
+
+def test_requests_that_join_and_leave_at_random_get_what_each_gets_alone(engine) -> None:
+    random = np.random.default_rng(4)
+    generations = []
+    for _ in range(60):
+        prompt = random.integers(0, END, random.integers(1, 30)).tolist()
+        generation = Generation(prompt, Settings(max_tokens=int(random.integers(1, 30))))
+        engine.submit(generation)
+        generations.append(generation)
+        time.sleep(float(random.random()) * 0.002)
+    wait_until(lambda: all(each.finish_reason for each in generations))
+    for each in generations:
+        assert each.output == alone(each.prompt, each.limit)
+        assert each.finish_reason == ("length" if len(each.output) == each.limit else "stop")
+        assert len(each.token_times) == len(each.output)
+    assert engine.scheduler.is_idle
+
+
+def test_a_cancelled_request_ends_wherever_it_is_and_the_others_go_on(decoder, engine) -> None:
+    decoder.end_ids, decoder.delay_s = (), 0.002
+    running = [Generation([1, index], Settings(max_tokens=60)) for index in range(4)]
+    waiting = [Generation([2, index], Settings(max_tokens=5)) for index in range(3)]
+    for generation in (*running, *waiting):
+        engine.submit(generation)
+    wait_until(lambda: running[1].output)
+    steps = engine.steps
+    engine.cancel(running[1])
+    engine.cancel(waiting[1])
+    wait_until(lambda: running[1].finish_reason)
+    assert engine.steps - steps <= 2
+    wait_until(lambda: all(each.finish_reason for each in (*running, *waiting)))
+    reasons = [each.finish_reason for each in (*running, *waiting)]
+    assert reasons == ["length", "cancelled", "length", "length", "length", "cancelled", "length"]
+    for each in (running[0], running[2], running[3], waiting[0], waiting[2]):
+        assert each.output == [next_token(each.prompt + each.output[:at]) for at in range(each.limit)]
+    engine.cancel(running[0])  # long gone
+    assert running[0].finish_reason == "length"
+
+
+def test_a_step_that_fails_ends_its_requests_with_error_and_the_engine_goes_on(decoder, engine) -> None:
+    decoder.end_ids, decoder.broken = (), True
+    failed = Generation([1, 2], Settings(max_tokens=9))
+    engine.submit(failed)
+    wait_until(lambda: failed.finish_reason)
+    assert failed.finish_reason == "error"
+    decoder.broken = False
+    fine = Generation([1, 2], Settings(max_tokens=9))
+    engine.submit(fine)
+    wait_until(lambda: fine.finish_reason)
+    assert (fine.finish_reason, len(fine.output)) == ("length", 9)
+
+
+def test_bad_and_surplus_requests_are_refused_at_once(decoder) -> None:
+    decoder.delay_s, decoder.end_ids = 0.01, ()
+    engine = Engine(decoder, max_queue_size=2, chunk=8)
+    with pytest.raises(BadRequest):
+        engine.submit(Generation([], Settings()))
+    for _ in range(6):
+        engine.submit(Generation([1], Settings(max_tokens=50)))
+    with pytest.raises(QueueFull):
+        engine.submit(Generation([1], Settings(max_tokens=50)))
+    engine.close()
+
+
+def test_stop_ids_end_where_they_are_complete(engine, decoder) -> None:
+    decoder.end_ids = ()
+    output = [next_token([3] + []), *()]
+    while len(output) < 12:
+        output.append(next_token([3, *output]))
+    stopped = Generation([3], Settings(max_tokens=12, stop_ids=(tuple(output[4:6]),)))
+    late = Generation([3], Settings(max_tokens=12, min_tokens=8, stop_ids=(tuple(output[4:6]), tuple(output[8:9]))))
+    engine.submit(stopped)
+    engine.submit(late)
+    wait_until(lambda: stopped.finish_reason and late.finish_reason)
+    assert (stopped.output, stopped.finish_reason) == (output[:6], "stop")
+    assert len(late.output) >= 8
+    assert late.finish_reason == "stop"
+
+
+class Mail:
+    """Where an outbox delivers: every response as (tokens, reason), with a consumer that may be slow."""
+
+    def __init__(self, delay_s: float = 0.0) -> None:
+        self.responses: list[tuple[list[int], str | None]] = []
+        self.delay_s = delay_s
+
+    def __call__(self, parcel, tokens, reason) -> None:
+        time.sleep(self.delay_s)
+        self.responses.append((tokens, reason))
+
+    @property
+    def tokens(self) -> list[int]:
+        return [token for tokens, _ in self.responses for token in tokens]
+
+    @property
+    def is_over(self) -> bool:
+        return bool(self.responses) and self.responses[-1][1] is not None
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+@pytest.mark.parametrize("delay_s", [0.0, 0.01])
+def test_every_token_arrives_once_in_order_and_the_reason_last(decoder, engine, streaming, delay_s) -> None:
+    decoder.end_ids, decoder.delay_s = (), 0.002
+    outbox = Outbox(engine.cancel)
+    mails = [Mail(delay_s) for _ in range(6)]
+    generations = []
+    for index, mail in enumerate(mails):
+        generation = Generation([1, index], Settings(max_tokens=20))
+        parcel = Parcel(generation, streaming, mail, abandoned=None)
+        generation.on_progress = lambda _, parcel=parcel: outbox.notify(parcel)
+        outbox.add(parcel)
+        engine.submit(generation)
+        generations.append(generation)
+    wait_until(lambda: all(mail.is_over for mail in mails))
+    outbox.close()
+    for generation, mail in zip(generations, mails, strict=True):
+        assert mail.tokens == generation.output
+        assert [reason for _, reason in mail.responses[:-1]] == [None] * (len(mail.responses) - 1)
+        said = [tokens for tokens, _ in mail.responses if tokens]
+        if not streaming:
+            assert len(said) == 1
+        elif delay_s:
+            assert max(map(len, said)) > 1, "a slow consumer gets several tokens at once"
+
+
+def test_who_waits_gets_heartbeats_and_a_direct_caller_is_asked(decoder, engine) -> None:
+    decoder.end_ids, decoder.delay_s = (), 0.02
+    outbox, mail, left = Outbox(engine.cancel), Mail(), threading.Event()
+    busy = [Generation([1, index], Settings(max_tokens=30)) for index in range(4)]
+    waiting, direct = (Generation([2], Settings(max_tokens=2)) for _ in range(2))
+    for generation in busy:
+        engine.submit(generation)
+    for generation, abandoned in ((waiting, None), (direct, left.is_set)):
+        parcel = Parcel(generation, True, mail if abandoned is None else Mail(), abandoned)
+        generation.on_progress = lambda _, parcel=parcel: outbox.notify(parcel)
+        outbox.add(parcel)
+        engine.submit(generation)
+    time.sleep(0.35)
+    beats = len(mail.responses)
+    assert 2 <= beats <= 4
+    assert mail.tokens == []
+    left.set()
+    wait_until(lambda: direct.finish_reason)
+    assert direct.finish_reason == "cancelled"
+    wait_until(lambda: mail.is_over)
+    outbox.close()
+    assert waiting.finish_reason == "length"

@@ -1,0 +1,73 @@
+"""What the engine takes and what it refuses."""
+
+import math
+
+import pytest
+from request import BadRequest, Settings, answer_limit
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"max_tokens": 0}, "max_tokens is 0; give 1 or more"),
+        ({"max_tokens": -5}, "max_tokens is -5"),
+        ({"min_tokens": -1}, "min_tokens is -1"),
+        ({"min_tokens": 9, "max_tokens": 8}, "min_tokens is 9, more than max_tokens = 8"),
+        ({"temperature": math.nan}, "temperature is nan"),
+        ({"temperature": -0.1}, "temperature is -0.1"),
+        ({"temperature": math.inf}, "temperature is inf"),
+        ({"top_k": -1}, "top_k is -1"),
+        ({"top_p": 1.5}, "top_p is 1.5"),
+        ({"top_p": math.nan}, "top_p is nan"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty is 0"),
+        ({"presence_penalty": math.nan}, "presence_penalty is nan"),
+        ({"frequency_penalty": -math.inf}, "frequency_penalty is -inf"),
+    ],
+)
+def test_settings_out_of_range_are_refused_by_name_and_value(settings, words) -> None:
+    with pytest.raises(BadRequest) as refused:
+        Settings(**settings)
+    assert words in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "greedy"),
+    [
+        ({}, True),
+        ({"temperature": 0.0}, True),
+        ({"temperature": 0.7}, False),
+        ({"top_k": 1, "temperature": 1.0}, True),
+        ({"top_k": 40}, False),
+        ({"top_k": 0}, False),
+        ({"top_p": 0.0, "temperature": 1.0}, True),
+        ({"top_p": 0.9}, False),
+        ({"repetition_penalty": 1.3}, True),
+    ],
+)
+def test_greedy_unless_sampling_is_asked_for(settings, greedy) -> None:
+    assert Settings(**settings).is_greedy is greedy
+
+
+@pytest.mark.parametrize(
+    ("prompt", "max_tokens", "want"),
+    [
+        ([1, 2], None, 8),
+        ([1, 2], 3, 3),
+        ([1, 2], 8, 8),
+        ([1] * 9, None, 1),
+        ([], None, "input_ids is empty"),
+        ([1, 50, 2], None, "input_ids holds 50; the vocabulary has the ids 0 to 49"),
+        ([1, -1], None, "input_ids holds -1"),
+        ([1] * 10, None, "the prompt has 10 tokens; a slot holds 10"),
+        ([1] * 200, 5, "the prompt has 200 tokens"),
+        ([1, 2], 9, "max_tokens is 9, but a prompt of 2 tokens leaves room for 8 of the 10"),
+    ],
+)
+def test_prompt_and_answer_fit_a_slot(prompt, max_tokens, want) -> None:
+    settings = Settings(max_tokens=max_tokens)
+    if isinstance(want, int):
+        assert answer_limit(settings, prompt, length=10, vocabulary=50) == want
+    else:
+        with pytest.raises(BadRequest) as refused:
+            answer_limit(settings, prompt, length=10, vocabulary=50)
+        assert want in str(refused.value)
