@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-from loadtests.scenario import Words
+from loadtests.scenario import Lengths, Words
 
 SENTENCES = Path(__file__).parent / "texts" / "sentences.txt"
 
@@ -22,6 +22,13 @@ def requests(texts: int, words: Words, seed: int) -> Iterator[list[str]]:
     draw = random.Random(seed)
     while True:
         yield [_text(words, draw) for _ in range(texts)]
+
+
+def prompts(words: Words, output_tokens: Lengths, seed: int) -> Iterator[tuple[str, int]]:
+    """Yield (prompt, wanted output tokens) of request after request, without end; equal seeds give equal ones."""
+    draw = random.Random(seed)
+    while True:
+        yield _text(words, draw), draw.randint(output_tokens.min, output_tokens.max)
 
 
 def _text(words: Words, draw: random.Random) -> str:

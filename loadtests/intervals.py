@@ -1,7 +1,7 @@
 """Distribution-free confidence bounds, in closed binomial form. Pure, `math` only.
 
 Each bound is one-sided: `alpha` is the probability, at most, that the truth lies beyond it. Two of them make
-an interval. All assume independent samples.
+an interval. All assume independent samples, or independent groups of samples.
 """
 
 import math
@@ -71,6 +71,34 @@ def samples_needed(p: float, alpha: float) -> int:
     while upper_rank(n, p, alpha) is None:
         n += 1
     return n
+
+
+def upper_level(n: int, p: float, alpha: float) -> float | None:
+    """Return the level c above p at which the sample quantile of `n` groups bounds the p-quantile from above.
+
+    Like `upper_rank`, where each of `n` independent groups holds samples that may depend on each other. Let F(x)
+    be the mean over the groups of each one's fraction of samples at most x. It is a mean of independent values in
+    [0, 1], so below the p-quantile, where its expectation is at most p, P(F(x) >= c) <= exp(-n KL(c || p))
+    (Hoeffding 1963, theorem 1), which is `alpha` here. None as in `upper_rank`: p**n > alpha.
+    """
+    if p**n > alpha:
+        return None
+    return _solve(lambda c: c > p and n * _divergence(c, p) >= -math.log(alpha))
+
+
+def lower_level(n: int, p: float, alpha: float) -> float | None:
+    """Return the level c below p at which the sample quantile bounds the p-quantile from below.
+
+    P(F(x) <= c) where F's expectation is at least p: `upper_level` seen from the other end.
+    """
+    level = upper_level(n, 1.0 - p, alpha)
+    return None if level is None else 1.0 - level
+
+
+def _divergence(c: float, p: float) -> float:
+    """KL(c || p) of two Bernoulli distributions, in nats."""
+    rest = (1.0 - c) * math.log((1.0 - c) / (1.0 - p)) if c < 1 else 0.0
+    return c * math.log(c / p) + rest
 
 
 def clopper_pearson(hits: int, n: int, alpha_low: float, alpha_high: float) -> tuple[float, float]:

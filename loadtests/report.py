@@ -5,11 +5,15 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from loadtests.measure import Measure
 from loadtests.samples import read_run
-from loadtests.scenario import Sla
-from loadtests.verdict import Facts, Measure, Verdict, judge
+from loadtests.scenario import GenerateScenario
+from loadtests.sla import Sla
+from loadtests.verdict import Facts, Verdict, judge
 
 VERDICT = "verdict.json"
+
+LEASTS = ("achieved_rate", "output_tokens_per_s")
 
 
 @dataclass(frozen=True)
@@ -29,9 +33,10 @@ def judge_run(directory: Path, sla: Sla | None = None) -> Verdict:
     Raises RunError: the run is unfinished or damaged.
     """
     run, samples = read_run(directory)
-    window = run.scenario.arrivals
-    facts = Facts(run.scheduled, window.warmup_s, window.duration_s)
-    return judge(samples, facts, sla or run.scenario.sla)
+    scenario = run.scenario
+    streamed = isinstance(scenario, GenerateScenario) and scenario.request.stream
+    facts = Facts(run.scheduled, scenario.arrivals.warmup_s, scenario.arrivals.duration_s, streamed)
+    return judge(samples, facts, sla or scenario.sla)
 
 
 def rows(verdict: Verdict) -> list[Row]:
@@ -48,7 +53,7 @@ def _row(measure: Measure) -> Row:
 
 
 def _sense(measure: Measure) -> str:
-    return "at least" if measure.name == "achieved_rate" else "at most"
+    return "at least" if measure.name in LEASTS else "at most"
 
 
 def _text(measure: Measure, value: float | None) -> str:
@@ -57,7 +62,9 @@ def _text(measure: Measure, value: float | None) -> str:
         return "?"
     if math.isinf(value):
         return "never"
-    return f"{value:.1f} ms" if measure.name.endswith("_ms") else f"{value:.2%}"
+    if measure.name.endswith("_ms"):
+        return f"{value:.1f} ms"
+    return f"{value:.1f} tokens/s" if measure.name == "output_tokens_per_s" else f"{value:.2%}"
 
 
 def to_json(verdict: Verdict) -> str:

@@ -160,7 +160,7 @@ def _describe(scenario: Scenario, name: str, url: str, started_at: str, director
         url=url,
         started_at=started_at,
         scheduled=len(scenario.schedule()),
-        lag_p99_ms=lag_p99_ms(samples.read_samples(directory / samples.SAMPLES)),
+        lag_p99_ms=lag_p99_ms(samples.read_samples(directory / samples.SAMPLES, samples.sample_kind(scenario))),
         versions={"python": platform.python_version(), **versions},
     )
     samples.write_run(directory, description)

@@ -8,22 +8,24 @@
 Knows nothing of how samples come about or what they are judged by.
 """
 
+import itertools
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Self, TextIO
+from typing import Annotated, Literal, Self, TextIO, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
 from ensembles.declaration import Declared
 from ensembles.errors import YardError
-from loadtests.scenario import Scenario
+from loadtests.scenario import EmbedScenario, Scenario
 
 SAMPLES = "samples.jsonl"
 RUN = "run.json"
 LOG = "locust.log"
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Tokens = Annotated[int, Field(ge=0)]
 
 
 class RunError(YardError):
@@ -31,11 +33,10 @@ class RunError(YardError):
 
 
 class Sample(Declared):
-    """One request. Times are seconds from the start of the schedule.
+    """What every task's sample has. Times are seconds from the start of the schedule.
 
     `intended_s` is when the schedule wanted it sent, `started_s` when the generator sent it, `finished_s`
-    when it was answered or given up. `error` is the class of the error of a failed request. `tokens` where
-    the answer tells.
+    when it was answered or given up. `error` is the class of the error of a failed request.
     """
 
     index: Annotated[int, Field(ge=0)]
@@ -44,8 +45,6 @@ class Sample(Declared):
     finished_s: Seconds
     ok: bool
     error: str | None = None
-    texts: Annotated[int, Field(ge=1)]
-    tokens: int | None = None
 
     @model_validator(mode="after")
     def _is_possible(self) -> Self:
@@ -66,10 +65,63 @@ class Sample(Declared):
         return (self.started_s - self.intended_s) * 1000
 
 
+class EmbedSample(Sample):
+    """One request of the embed task: of `texts` texts; `tokens` where the answer tells."""
+
+    texts: Annotated[int, Field(ge=1)]
+    tokens: int | None = None
+
+
+class GenerateSample(Sample):
+    """One request of the generate task, token by token; a failed request keeps what came before it failed.
+
+    `tokens_in` is the length of the prompt as the server counted it, None when nothing came. `deltas` are
+    [seconds, output tokens so far] of each delta, counted by the server and timed when it was received; an answer
+    that is not streamed is one delta. Everything else is worked out from them.
+    """
+
+    tokens_in: Tokens | None = None
+    deltas: tuple[tuple[Seconds, Tokens], ...] = ()
+
+    @model_validator(mode="after")
+    def _flows_forwards(self) -> Self:
+        times = [self.started_s, *(at for at, _ in self.deltas), self.finished_s]
+        counts = [count for _, count in self.deltas]
+        if times != sorted(times) or counts != sorted(counts):
+            raise ValueError("deltas must ascend, in seconds from started_s to finished_s and in tokens")
+        return self
+
+    @property
+    def tokens_out(self) -> int:
+        """Output tokens that came in all."""
+        return self.deltas[-1][1] if self.deltas else 0
+
+    @property
+    def arrivals(self) -> list[tuple[float, int]]:
+        """When tokens came: (seconds, new tokens) of each delta that brought any."""
+        counts = [0, *(count for _, count in self.deltas)]
+        pairs = zip(self.deltas, counts[:-1], strict=True)
+        return [(at, count - before) for (at, count), before in pairs if count > before]
+
+    @property
+    def ttft_ms(self) -> float | None:
+        """Time to first token: milliseconds from the intended start to the first delta with a token, if one came."""
+        return (self.arrivals[0][0] - self.intended_s) * 1000 if self.arrivals else None
+
+    @property
+    def itl_ms(self) -> list[float]:
+        """Inter-token latencies in milliseconds: n tokens that come g after the ones before are n times g / n.
+
+        The tokens of the first delta have none before them: they count in `ttft_ms`.
+        """
+        pairs = itertools.pairwise(self.arrivals)
+        return [(at - before) * 1000 / new for (before, _), (at, new) in pairs for _ in range(new)]
+
+
 class Run(Declared):
     """A finished run: everything beside the samples that a verdict needs, and what it was made with."""
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     id: str
     name: str
     scenario: Scenario
@@ -78,6 +130,9 @@ class Run(Declared):
     scheduled: Annotated[int, Field(ge=1)]
     lag_p99_ms: Annotated[float, Field(ge=0)]
     versions: dict[str, str]
+
+
+S = TypeVar("S", bound=Sample)
 
 
 class SampleWriter:
@@ -116,12 +171,17 @@ def part_of(directory: Path) -> Path:
     return directory / f"{SAMPLES}.part"
 
 
-def read_samples(path: Path) -> list[Sample]:
-    """Read a samples file, whole or the prefix that a killed run left.
+def sample_kind(scenario: Scenario) -> type[EmbedSample] | type[GenerateSample]:
+    """Return what a request of `scenario` leaves."""
+    return EmbedSample if isinstance(scenario, EmbedScenario) else GenerateSample
 
-    Raises RunError: the file is missing, a line is no sample, or two lines are the same request.
+
+def read_samples(path: Path, kind: type[S]) -> list[S]:
+    """Read a samples file of `kind`, whole or the prefix that a killed run left.
+
+    Raises RunError: the file is missing, a line is no such sample, or two lines are the same request.
     """
-    samples = list(_parse(path, _lines(path)))
+    samples = list(_parse(path, _lines(path), kind))
     if len({sample.index for sample in samples}) != len(samples):
         raise RunError(f"{path} holds a request twice; it was written by two generators: run the load test again")
     return samples
@@ -134,10 +194,10 @@ def _lines(path: Path) -> list[str]:
         raise RunError(f"{path} cannot be read: {error}") from None
 
 
-def _parse(path: Path, lines: list[str]) -> Iterable[Sample]:
+def _parse(path: Path, lines: list[str], kind: type[S]) -> Iterable[S]:
     for number, line in enumerate(lines, start=1):
         try:
-            yield Sample.model_validate_json(line)
+            yield kind.model_validate_json(line)
         except ValidationError as error:
             fact = _facts(error)
             raise RunError(f"{path}:{number}: {line[:80]!r} is not a sample: {fact}; run again") from None
@@ -150,7 +210,7 @@ def write_run(directory: Path, run: Run) -> None:
     part.rename(directory / RUN)
 
 
-def read_run(directory: Path) -> tuple[Run, list[Sample]]:
+def read_run(directory: Path) -> tuple[Run, Sequence[Sample]]:
     """Read the finished run in `directory`.
 
     Raises RunError: no run is there, it was broken off, or it is damaged.
@@ -164,7 +224,7 @@ def read_run(directory: Path) -> tuple[Run, list[Sample]]:
         run = Run.model_validate_json(path.read_bytes())
     except ValidationError as error:
         raise RunError(f"{path} is not a run of this version: {_facts(error)}; run the load test again") from None
-    return run, read_samples(directory / SAMPLES)
+    return run, read_samples(directory / SAMPLES, sample_kind(run.scenario))
 
 
 def _facts(error: ValidationError) -> str:

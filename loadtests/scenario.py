@@ -1,22 +1,22 @@
 """A scenario: the traffic of a load test and the SLA it must keep, read from loadtests/scenarios/*.toml.
 
 Declarations only. A scenario's name is its file's stem. Three tables: `[arrivals]` says when requests start,
-`[request]` what one of them is, `[sla]` what the answers must keep. A new task or arrival process is a new
-value of `task` or `process`.
+`[request]` what one of them is, `[sla]` what the answers must keep. `request.task` says which keys `[request]`
+has: a new task is a new table of its own, a new arrival process a new value of `process`.
 """
 
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from ensembles.declaration import Declared, read
 from ensembles.errors import YardError, near_miss
 from loadtests import arrivals
+from loadtests.sla import STREAM_LATENCIES, Positive, Sla
 
 SCENARIOS = Path(__file__).parent / "scenarios"
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -84,7 +84,29 @@ class Words(Declared):
         return self
 
 
-class Request(Declared):
+class Lengths(Declared):
+    """A length drawn uniformly from [`min`, `max`]."""
+
+    min: Count
+    max: Count
+
+    @model_validator(mode="after")
+    def _ascends(self) -> Self:
+        if self.min > self.max:
+            raise ValueError(f"min = {self.min} is above max = {self.max}; swap them")
+        return self
+
+
+def _number_or_table(value: object) -> object:
+    """One number stands for a range of one length."""
+    if isinstance(value, dict | Lengths):
+        return value
+    if type(value) is not int or value < 1:
+        raise ValueError("give a whole number of at least 1, or a table with min and max")
+    return {"min": value, "max": value}
+
+
+class EmbedRequest(Declared):
     """What one request is: the model it goes to, `texts` of `words` each, and its timeout in seconds.
 
     A request is one call of the SDK, as a user makes it; the SDK may cut many texts into several requests to Triton.
@@ -97,42 +119,27 @@ class Request(Declared):
     timeout_s: Positive = 5.0
 
 
-class Sla(Declared):
-    """What the answers must keep; a limit that is left out is not judged.
+class GenerateRequest(Declared):
+    """What one request is: the model it goes to, a prompt, how long the answer is, and its timeout in seconds.
 
-    Latencies in milliseconds from the intended start. `max_error_rate` is the fraction of requests that
-    failed, `min_achieved_rate` the rate of answers as a fraction of the offered rate. `confidence` is how
-    sure a PASS or a FAIL must be. `max_lag_ms` bounds the 99th percentile of the generator's own lateness:
-    above it nothing can be said about the server.
+    The prompt is one user's message of `prompt` words in the model's own chat template, after the message `system`
+    where there is one. `output_tokens` is a number, or a range to draw from; it is asked for as the least and the
+    most, so that lengths do not depend on what the model says. Answers are greedy. With `stream` they come in deltas.
     """
 
-    p50_ms: Positive | None = None
-    p90_ms: Positive | None = None
-    p95_ms: Positive | None = None
-    p99_ms: Positive | None = None
-    # Zero errors cannot be proved by a finite run: a limit of 0 could never PASS.
-    max_error_rate: Annotated[float, Field(gt=0, lt=1)] | None = None
-    min_achieved_rate: Annotated[float, Field(gt=0, le=1)] | None = None
-    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
-    max_lag_ms: Positive = 20.0
-
-    @model_validator(mode="after")
-    def _promises_something(self) -> Self:
-        if not self.latency_limits_ms() and self.max_error_rate is None and self.min_achieved_rate is None:
-            raise ValueError("holds no objective; give at least one, such as p95_ms = 250")
-        return self
-
-    def latency_limits_ms(self) -> dict[int, float]:
-        """Return the declared latency limits: percentile -> milliseconds."""
-        limits = {50: self.p50_ms, 90: self.p90_ms, 95: self.p95_ms, 99: self.p99_ms}
-        return {percentile: limit for percentile, limit in limits.items() if limit is not None}
+    task: Literal["generate"]
+    model: Annotated[str, Field(min_length=1)]
+    stream: bool = True
+    prompt: Words = Words()
+    system: Annotated[str, Field(min_length=1)] | None = None
+    output_tokens: Annotated[Lengths, BeforeValidator(_number_or_table)]
+    timeout_s: Positive = 30.0
 
 
-class Scenario(Declared):
-    """One load test as declared."""
+class _Scenario(Declared):
+    """What every task's scenario has."""
 
     arrivals: Arrivals
-    request: Request
     sla: Sla
 
     def schedule(self) -> list[float]:
@@ -149,6 +156,53 @@ class Scenario(Declared):
             )
         return starts
 
+    def _refuse_stream_limits(self, why: str) -> None:
+        given = [f"sla.{key}" for key in self.sla.latency_limits_ms() if key.startswith(STREAM_LATENCIES)]
+        if given:
+            raise ValueError(f"{', '.join(given)} can only be judged of a stream of tokens, {why}")
+
+
+class EmbedScenario(_Scenario):
+    """One load test of the embed task as declared."""
+
+    request: EmbedRequest
+
+    @model_validator(mode="after")
+    def _has_no_limits_on_tokens(self) -> Self:
+        self._refuse_stream_limits("and task = 'embed' has none; remove it, or limit the whole answer by p95_ms")
+        if self.sla.min_output_tokens_per_s is not None:
+            raise ValueError("sla.min_output_tokens_per_s: task = 'embed' puts out no tokens; use min_achieved_rate")
+        return self
+
+
+class GenerateScenario(_Scenario):
+    """One load test of the generate task as declared."""
+
+    request: GenerateRequest
+
+    @model_validator(mode="after")
+    def _limits_what_can_be_seen(self) -> Self:
+        if not self.request.stream:
+            self._refuse_stream_limits("and request.stream is false; make it true, or limit the whole answer by p95_ms")
+        return self
+
+
+Scenario = EmbedScenario | GenerateScenario
+
+
+class _Task(Declared):
+    model_config = ConfigDict(extra="ignore")
+
+    task: Literal["embed", "generate"]
+
+
+class _Tagged(Declared):
+    """What must be known of a file before its schema is."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    request: _Task
+
 
 def load(path: Path) -> Scenario:
     """Read the scenario at `path`.
@@ -156,7 +210,8 @@ def load(path: Path) -> Scenario:
     Raises DeclarationError: the file is missing or breaks the schema. Raises ScenarioError: it asks for no
     request.
     """
-    scenario = read(path, Scenario)
+    task = read(path, _Tagged).request.task
+    scenario: Scenario = read(path, EmbedScenario) if task == "embed" else read(path, GenerateScenario)
     try:
         scenario.schedule()
     except ScenarioError as error:

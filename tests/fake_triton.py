@@ -1,7 +1,8 @@
 """A fake Triton server: KServe's gRPC protocol on a real socket, with planted latency, stalls and errors.
 
-It computes nothing: every text gets the same embedding. It runs as a process of its own, so that it can be
-killed and so that it does not share the interpreter of what measures it. It ends when its stdin does.
+It computes nothing: every text gets the same embedding, every prompt the same word again and again. It runs as a
+process of its own, so that it can be killed and so that it does not share the interpreter of what measures it. It ends
+when its stdin does.
 """
 
 import argparse
@@ -24,13 +25,20 @@ WIDTH = 4
 
 @dataclass(frozen=True)
 class Plan:
-    """What goes wrong. Seconds count from the first inference request."""
+    """What goes wrong. Seconds count from the first inference request.
+
+    A streamed answer comes in deltas of `delta_tokens`, `delta_s` apart, the first after `latency_s`; one with an
+    error breaks off after half of its tokens. Every answer is `short_by` tokens shorter than asked for.
+    """
 
     latency_s: float = 0.0
     stall_at_s: float = 0.0
     stall_s: float = 0.0
     error_every: int = 0
     silent: bool = False
+    delta_s: float = 0.0
+    delta_tokens: int = 1
+    short_by: int = 0
 
 
 class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
@@ -72,12 +80,16 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         config.output.add(name="num_input_tokens", data_type="TYPE_INT32", dims=[1])
         return response
 
-    def ModelInfer(self, request, context):
-        arrived = time.monotonic()
+    def _arrived(self):
+        """Which request this is, and the seconds since the first."""
+        now = time.monotonic()
         with self._lock:
-            self._first = arrived if self._first is None else self._first
+            self._first = now if self._first is None else self._first
             self._count += 1
-            count, since = self._count, arrived - self._first
+            return self._count, now - self._first
+
+    def ModelInfer(self, request, context):
+        count, since = self._arrived()
         plan = self._plan
         if plan.silent:
             while context.is_active():
@@ -88,6 +100,46 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         if plan.error_every and count % plan.error_every == 0:
             context.abort(grpc.StatusCode.INTERNAL, "a planted error")
         return _answer(request)
+
+    def ModelStreamInfer(self, requests, context):
+        for request in requests:
+            count, _ = self._arrived()
+            breaks = bool(self._plan.error_every) and count % self._plan.error_every == 0
+            yield from self._deltas(request, context, breaks)
+
+    def _deltas(self, request, context, breaks):
+        plan, begun = self._plan, time.monotonic()
+        inputs = {each.name: each.contents for each in request.inputs}
+        wanted = inputs["max_tokens"].int_contents[0] - plan.short_by
+        ends = [*range(plan.delta_tokens, wanted, plan.delta_tokens), wanted]
+        if "stream" not in inputs or not inputs["stream"].bool_contents[0]:
+            time.sleep(plan.latency_s + plan.delta_s * (len(ends) - 1))
+            yield _delta(request, wanted, wanted, last=True)
+            return
+        sent = 0
+        for index, end in enumerate(ends):
+            # To a schedule, so that late wake-ups do not add up.
+            time.sleep(max(begun + plan.latency_s + index * plan.delta_s - time.monotonic(), 0))
+            if breaks and end > wanted // 2:
+                context.abort(grpc.StatusCode.INTERNAL, "a planted error")
+            yield _delta(request, end - sent, end, last=end == wanted)
+            sent = end
+
+
+def _delta(request, new, so_far, last):
+    """One response of the generate ensemble, all tensors [1, 1]."""
+    response = service_pb2.ModelInferResponse(model_name=request.model_name, model_version="1", id=request.id)
+    for name, datatype, value in [
+        ("text_output", "BYTES", b" word" * new),
+        ("num_input_tokens", "INT32", struct.pack("<i", 7)),
+        ("num_output_tokens", "INT32", struct.pack("<i", so_far)),
+        ("finish_reason", "BYTES", b"length" if last else b""),
+    ]:
+        response.outputs.add(name=name, datatype=datatype, shape=[1, 1])
+        # Bytes travel with their length in front.
+        response.raw_output_contents.append(struct.pack("<I", len(value)) + value if datatype == "BYTES" else value)
+    response.parameters["triton_final_response"].bool_param = last
+    return service_pb2.ModelStreamInferResponse(infer_response=response)
 
 
 def _answer(request):
@@ -120,9 +172,9 @@ class Running:
 
 
 @contextlib.contextmanager
-def fake_triton(*, latency_s=0.0, stall_at_s=0.0, stall_s=0.0, error_every=0, silent=False) -> Iterator[Running]:
-    """Run a fake server in a subprocess for the length of a `with` block."""
-    plan = Plan(latency_s, stall_at_s, stall_s, error_every, silent)
+def fake_triton(**planted) -> Iterator[Running]:
+    """Run a fake server, with what of `Plan` is planted, in a subprocess for the length of a `with` block."""
+    plan = Plan(**planted)
     arguments = [f"--{key.replace('_', '-')}={float(value)}" for key, value in vars(plan).items()]
     command = [sys.executable, str(Path(__file__)), *arguments]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -139,15 +191,9 @@ def main() -> None:
     """Serve until stdin ends; print the port first."""
     parser = argparse.ArgumentParser()
     for key in vars(Plan()):
-        parser.add_argument(f"--{key.replace('_', '-')}", type=float, default=0.0)
-    options = vars(parser.parse_args())
-    plan = Plan(
-        options["latency_s"],
-        options["stall_at_s"],
-        options["stall_s"],
-        int(options["error_every"]),
-        bool(options["silent"]),
-    )
+        parser.add_argument(f"--{key.replace('_', '-')}", type=float)
+    # Each number back in the type of its field.
+    plan = Plan(**{key: type(vars(Plan())[key])(value) for key, value in vars(parser.parse_args()).items()})
     # More threads than a stall can hold requests: a wait is planted, never a queue.
     server = grpc.server(ThreadPoolExecutor(max_workers=300))
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(FakeTriton(plan), server)

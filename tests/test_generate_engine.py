@@ -70,12 +70,12 @@ def wait_until(condition) -> None:
         time.sleep(0.001)
 
 
-@pytest.fixture()
+@pytest.fixture
 def decoder():
     return PlayedDecoder()
 
 
-@pytest.fixture()
+@pytest.fixture
 def engine(decoder):
     running = Engine(decoder, max_queue_size=100, chunk=8)
     yield running
@@ -147,7 +147,7 @@ def test_bad_and_surplus_requests_are_refused_at_once(decoder) -> None:
 
 def test_stop_ids_end_where_they_are_complete(engine, decoder) -> None:
     decoder.end_ids = ()
-    output = [next_token([3] + []), *()]
+    output = [next_token([3])]
     while len(output) < 12:
         output.append(next_token([3, *output]))
     stopped = Generation([3], Settings(max_tokens=12, stop_ids=(tuple(output[4:6]),)))

@@ -58,7 +58,7 @@ def test_greedy_unless_sampling_is_asked_for(settings, greedy) -> None:
         ([], None, "input_ids is empty"),
         ([1, 50, 2], None, "input_ids holds 50; the vocabulary has the ids 0 to 49"),
         ([1, -1], None, "input_ids holds -1"),
-        ([1] * 10, None, "the prompt has 10 tokens; a slot holds 10"),
+        ([1] * 10, None, "the prompt has 10 tokens; a slot holds 10, answer included"),
         ([1] * 200, 5, "the prompt has 200 tokens"),
         ([1, 2], 9, "max_tokens is 9, but a prompt of 2 tokens leaves room for 8 of the 10"),
     ],

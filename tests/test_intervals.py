@@ -58,6 +58,27 @@ def test_samples_that_a_percentile_needs(p, alpha, needed):
     assert intervals.samples_needed(p, alpha) == needed
 
 
+@settings(deadline=None)
+@given(st.integers(1, 2000), st.sampled_from([0.5, 0.9, 0.95, 0.99]), st.floats(0.001, 0.3))
+def test_levels_that_bound_a_percentile_of_groups(n, p, alpha):
+    def tail(level):  # Hoeffding's bound, from its definition
+        other = (1 - level) * math.log((1 - level) / (1 - p)) if level < 1 else 0
+        return math.exp(-n * (level * math.log(level / p) + other)) if level > 0 else (1 - p) ** n
+
+    upper, lower = intervals.upper_level(n, p, alpha), intervals.lower_level(n, p, alpha)
+    # They exist from the same number on as ranks do, and never lie nearer: groups may be single samples.
+    assert (upper is None) == (intervals.upper_rank(n, p, alpha) is None)
+    assert (lower is None) == (intervals.lower_rank(n, p, alpha) is None)
+    if upper is not None:
+        assert tail(upper) == pytest.approx(alpha)
+        assert p < upper <= 1
+        assert math.ceil(upper * n) >= intervals.upper_rank(n, p, alpha)
+    if lower is not None:
+        assert tail(lower) == pytest.approx(alpha)
+        assert 0 <= lower < p
+        assert math.ceil(lower * n) <= intervals.lower_rank(n, p, alpha)
+
+
 @pytest.mark.parametrize(
     ("hits", "n", "low", "high"),
     [

@@ -34,6 +34,22 @@ def a_scenario(tmp_path, *, rate=40, duration_s=3, timeout_s=2, warmup_s=0.5):
     return path
 
 
+def a_generate_scenario(tmp_path, *, stream="true", limits="p95_ms = 1500"):
+    """24 answers of 6 tokens in 3 s, the first 4 of them warm-up."""
+    path = tmp_path / "tokens.toml"
+    path.write_text(f"""
+        arrivals = {{ process = "constant", rate = 8, duration_s = 3, warmup_s = 0.5 }}
+        request = {{ task = "generate", model = "smollm2", output_tokens = 6, timeout_s = 3, stream = {stream} }}
+        sla = {{ {limits}, max_lag_ms = 200 }}
+    """)
+    return path
+
+
+def judged(directory):
+    """The samples after the warm-up."""
+    return [sample for sample in samples.read_run(directory)[1] if sample.intended_s >= 0.5]
+
+
 def nothing_left():
     """No process that a test started is alive."""
     return not [child for child in psutil.Process().children(recursive=True) if "locust" in child.cmdline()]
@@ -83,6 +99,62 @@ def test_errors_are_counted(tmp_path):
     assert verdict.outcome is Outcome.FAIL
     assert 30 <= sum(verdict.errors.values()) <= 36  # every third of the 100 that are judged
     assert any(reason.startswith("error_rate is 3") for reason in verdict.reasons)
+
+
+STREAM_LIMITS = "p50_ms = 900, ttft_p50_ms = 400, itl_p50_ms = 90, min_output_tokens_per_s = 30"
+
+
+@pytest.mark.parametrize(("delta_tokens", "deltas"), [(1, 6), (3, 2)])
+def test_tokens_are_timed_as_they_come(tmp_path, delta_tokens, deltas):
+    delta_s = 0.05 * delta_tokens
+    with fake_triton(latency_s=0.15, delta_s=delta_s, delta_tokens=delta_tokens) as server:
+        directory = run(a_generate_scenario(tmp_path, limits=STREAM_LIMITS), server.url, tmp_path / "runs")
+    taken = judged(directory)
+    assert {(sample.ok, sample.tokens_in, sample.tokens_out) for sample in taken} == {(True, 7, 6)}
+    assert {len(sample.deltas) for sample in taken} == {deltas}
+    # What is planted is a floor; the median stays near it even on a busy machine.
+    firsts = [sample.ttft_ms for sample in taken]
+    assert min(firsts) >= 150
+    assert statistics.median(firsts) < 220
+    assert 45 < statistics.median(gap for sample in taken for gap in sample.itl_ms) < 65
+    wholes = [sample.latency_ms for sample in taken]
+    assert min(wholes) >= 150 + 1000 * delta_s * (deltas - 1)
+    verdict = report.judge_run(directory)
+    assert verdict.outcome is Outcome.PASS, verdict.reasons
+    # 20 answers of 6 tokens in 2.5 s, less what the last of them still get after the end.
+    rate = next(measure.value for measure in verdict.measures if measure.name == "output_tokens_per_s")
+    assert 36 < rate <= 48
+
+
+def test_a_stream_that_breaks_off_is_a_failed_request(tmp_path):
+    with fake_triton(delta_s=0.02, error_every=3) as server:
+        directory = run(
+            a_generate_scenario(tmp_path, limits="ttft_p50_ms = 900, max_error_rate = 0.1"), server.url, tmp_path
+        )
+    failed = [sample for sample in judged(directory) if not sample.ok]
+    assert {(sample.error, sample.tokens_out) for sample in failed} == {("ServerFailed", 3)}
+    verdict = report.judge_run(directory)
+    assert verdict.outcome is Outcome.FAIL
+    assert 6 <= verdict.errors["ServerFailed"] <= 7  # every third of the 20 that are judged
+    assert verdict.reasons[0].startswith("error_rate is 3")
+
+
+def test_an_answer_of_another_length_is_a_failed_request(tmp_path):
+    with fake_triton(short_by=1) as server:
+        verdict = report.judge_run(run(a_generate_scenario(tmp_path), server.url, tmp_path / "runs"))
+    assert verdict.errors == {"WrongLength": 20}
+
+
+def test_an_answer_that_is_not_streamed_comes_at_once(tmp_path):
+    with fake_triton(latency_s=0.1, delta_s=0.02) as server:
+        directory = run(a_generate_scenario(tmp_path, stream="false"), server.url, tmp_path / "runs")
+    taken = judged(directory)
+    assert all(sample.ok for sample in taken)
+    assert {(len(sample.deltas), sample.tokens_out) for sample in taken} == {(1, 6)}
+    assert min(sample.latency_ms for sample in taken) >= 100 + 5 * 20
+    names = {measure.name for measure in report.judge_run(directory).measures}
+    assert "output_tokens_per_s" in names
+    assert "ttft_p50_ms" not in names
 
 
 def test_a_server_killed_in_the_middle_fails_the_run_without_hanging_it(tmp_path):

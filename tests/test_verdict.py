@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loadtests import report
-from loadtests.samples import Sample
-from loadtests.scenario import Sla
-from loadtests.verdict import Facts, Outcome, judge
+from loadtests.measure import Outcome
+from loadtests.samples import EmbedSample, GenerateSample
+from loadtests.sla import Sla
+from loadtests.verdict import Facts, judge
 
 BETTER = [Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.PASS]
 
@@ -20,7 +21,7 @@ def samples_of(latencies_ms, *, lag_ms=0.0, rate=10.0, first_s=0.0):
     for index, latency in enumerate(latencies_ms):
         intended = first_s + index / rate
         made.append(
-            Sample(
+            EmbedSample(
                 index=index,
                 intended_s=intended,
                 started_s=intended + lag_ms / 1000,
@@ -240,3 +241,162 @@ def test_verdict_json_is_json(tmp_path):
     assert by_name["p95_ms"]["value"] is None
     assert by_name["p50_ms"]["value"] == pytest.approx(20)
     assert [path.name for path in tmp_path.iterdir()] == ["verdict.json"]
+
+
+def generation(index, intended, *deltas, ok=True):
+    """One streamed request, started as intended: (seconds after it, new tokens) of each delta."""
+    counts = [sum(new for _, new in deltas[: number + 1]) for number in range(len(deltas))]
+    return GenerateSample(
+        index=index,
+        intended_s=intended,
+        started_s=intended,
+        finished_s=intended + (deltas[-1][0] if deltas else 1.0),
+        ok=ok,
+        error=None if ok else "Planted",
+        tokens_in=9,
+        deltas=tuple((intended + after, count) for (after, _), count in zip(deltas, counts, strict=True)),
+    )
+
+
+def steady(index, *, ttft=0.2, gap=0.05, tokens=5, ok=True):
+    """A request a second, token by token; one that fails does so after its second token."""
+    deltas = [(ttft + number * gap, 1) for number in range(tokens)]
+    return generation(index, index * 1.0, *(deltas if ok else deltas[:2]), ok=ok)
+
+
+def judged_stream(samples, *, warmup_s=0.0, duration_s=None, streamed=True, **limits):
+    facts = Facts(len(samples), warmup_s, len(samples) if duration_s is None else duration_s, streamed)
+    return judge(samples, facts, Sla(**limits))
+
+
+def test_the_measures_of_a_stream_by_hand():
+    # Window [1, 4): the first request is warm-up, and the last one's second token comes after the end.
+    samples = [
+        generation(0, 0.5, (0.1, 1), (0.9, 1)),
+        generation(1, 1.0, (0.2, 1), (0.3, 1), (0.6, 3)),  # itl 100, then 3 times 100
+        generation(2, 2.0, (0.4, 2), (0.7, 1)),  # itl 300, and nothing from the first two tokens
+        generation(3, 3.0, (0.6, 1), (1.4, 1)),  # itl 800
+    ]
+    verdict = judged_stream(samples, warmup_s=1.0, duration_s=4.0, p50_ms=9000)
+    values = {each.name: each.value for each in verdict.measures}
+    assert verdict.judged == 3
+    assert [values[f"p{n}_ms"] for n in (50, 90, 95, 99)] == pytest.approx([700, 1400, 1400, 1400])
+    assert [values[f"ttft_p{n}_ms"] for n in (50, 90, 95, 99)] == pytest.approx([400, 600, 600, 600])
+    # Every request weighs a third: 100 ms up to 1/3, 300 ms up to 2/3, 800 ms up to 1.
+    assert [values[f"itl_p{n}_ms"] for n in (50, 90, 95, 99)] == pytest.approx([300, 800, 800, 800])
+    # 5 + 3 + 1 tokens in 3 s.
+    assert values["output_tokens_per_s"] == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize(
+    ("samples", "limits", "outcome", "words"),
+    [
+        ([steady(i) for i in range(60)], {"ttft_p95_ms": 250}, "PASS", "ttft_p95_ms is 200.0 ms (between 200.0"),
+        ([steady(i) for i in range(60)], {"ttft_p95_ms": 150}, "FAIL", "outside the limit of 150 ms"),
+        (
+            [steady(i) for i in range(58)],
+            {"ttft_p95_ms": 250},
+            "INCONCLUSIVE",
+            "ttft_p95_ms needs 59 requests at confidence 0.95, 58 were judged",
+        ),
+        (
+            [steady(i, ok=i >= 20) for i in range(100)],
+            {"ttft_p95_ms": 250},
+            "FAIL",
+            "ttft_p95_ms is infinite, because 20 of 100 requests failed",
+        ),
+        ([steady(i) for i in range(60)], {"itl_p95_ms": 60}, "PASS", "itl_p95_ms is 50.0 ms (between 50.0"),
+        ([steady(i) for i in range(60)], {"itl_p95_ms": 40}, "FAIL", "outside the limit of 40 ms"),
+        # 1160 latencies, but of 58 requests: tokens of one request do not make up for others.
+        (
+            [steady(i, tokens=21) for i in range(58)],
+            {"itl_p95_ms": 60},
+            "INCONCLUSIVE",
+            "itl_p95_ms needs 59 requests at confidence 0.95, 58 were judged",
+        ),
+        # Two of 60 requests are slow: 3 % of the tokens, and nothing is proved about 5 %.
+        (
+            [steady(i, gap=0.05 if i % 30 else 0.5) for i in range(60)],
+            {"itl_p95_ms": 60},
+            "INCONCLUSIVE",
+            "itl_p95_ms is 50.0 ms (between 50.0 ms and 500.0 ms), which straddles the limit of 60 ms",
+        ),
+        (
+            [steady(i, ok=i >= 20) for i in range(100)],
+            {"itl_p90_ms": 60},
+            "FAIL",
+            "itl_p90_ms is infinite, because 20 of 100 requests failed",
+        ),
+        (
+            [steady(i, tokens=1) for i in range(60)],
+            {"itl_p50_ms": 60},
+            "INCONCLUSIVE",
+            "itl_p50_ms: no answer came in more than one delta",
+        ),
+        (
+            [steady(i) for i in range(60)],
+            {"min_output_tokens_per_s": 5},
+            "PASS",
+            "output_tokens_per_s is 5.0 tokens/s, 300 tokens in 60 s, within the limit of 5 tokens/s",
+        ),
+        (
+            [steady(i) for i in range(60)],
+            {"min_output_tokens_per_s": 5.1},
+            "FAIL",
+            "outside the limit of 5.1 tokens/s",
+        ),
+        # The tokens of a request that fails later are no output.
+        (
+            [steady(i, ok=i >= 12) for i in range(60)],
+            {"min_output_tokens_per_s": 4.1},
+            "FAIL",
+            "output_tokens_per_s is 4.0 tokens/s, 240 tokens in 60 s",
+        ),
+    ],
+)
+def test_what_is_proved_of_a_stream(samples, limits, outcome, words):
+    verdict = judged_stream(samples, **limits)
+    assert verdict.outcome == outcome
+    assert len(verdict.reasons) == 1
+    assert words in verdict.reasons[0]
+
+
+def test_limits_on_streams_share_the_confidence_with_the_others():
+    # 10 of 100 first tokens are late: enough for a FAIL alone, not when five more objectives share the risk.
+    samples = [steady(i, ttft=0.2 if i % 10 else 0.9) for i in range(100)]
+    assert judged_stream(samples, ttft_p95_ms=250).outcome is Outcome.FAIL
+    lax = {"p50_ms": 9e3, "p95_ms": 9e3, "itl_p50_ms": 9e3, "itl_p95_ms": 9e3, "max_error_rate": 0.9}
+    assert judged_stream(samples, ttft_p95_ms=250, **lax).outcome is Outcome.INCONCLUSIVE
+
+
+def test_answers_that_are_not_streamed_have_no_measures_of_a_stream():
+    samples = [steady(i, tokens=1) for i in range(20)]
+    names = [each.name for each in judged_stream(samples, streamed=False, p50_ms=300).measures]
+    assert "output_tokens_per_s" in names
+    assert not [name for name in names if name.startswith(("ttft", "itl"))]
+    embeds = [each.name for each in judged([20] * 20, p50_ms=300).measures]
+    assert not [name for name in embeds if name.startswith(("ttft", "itl", "output"))]
+
+
+def test_measures_of_a_stream_are_shown_in_their_units(tmp_path):
+    verdict = judged_stream([steady(i) for i in range(60)], itl_p95_ms=60, min_output_tokens_per_s=4)
+    table = {row.measure: row for row in report.rows(verdict)}
+    assert vars(table["itl_p95_ms"]) == {
+        "measure": "itl_p95_ms",
+        "value": "50.0 ms",
+        "interval": "50.0 ms to 50.0 ms",
+        "limit": "at most 60.0 ms",
+        "outcome": "PASS",
+    }
+    assert table["ttft_p50_ms"].value == "200.0 ms"
+    assert vars(table["output_tokens_per_s"]) == {
+        "measure": "output_tokens_per_s",
+        "value": "5.0 tokens/s",
+        "interval": "",
+        "limit": "at least 4.0 tokens/s",
+        "outcome": "PASS",
+    }
+    document = json.loads(report.write_verdict(verdict, tmp_path).read_text())
+    by_name = {each["name"]: each for each in document["measures"]}
+    assert by_name["output_tokens_per_s"]["value"] == pytest.approx(5.0)
+    assert by_name["itl_p95_ms"]["limit"] == 60

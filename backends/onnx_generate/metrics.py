@@ -5,7 +5,8 @@
     tritonyard_requests_running, _waiting    gauges
     tritonyard_slots_used                    gauge: running requests and the one in prefill
     tritonyard_engine_steps                  gauge: steps since the start
-    tritonyard_input_tokens, _output_tokens  counters
+    tritonyard_input_tokens                  counter
+    tritonyard_output_tokens                 counter by finish_reason: those of cancelled requests were for nothing
     tritonyard_requests_finished             counter by finish_reason
 
 All carry the label `model`.
@@ -37,11 +38,8 @@ class Metrics:
         self._gauges = {name: self._metric(name, kinds.GAUGE) for name in self._now()}
         self._shown = dict.fromkeys(self._gauges, 0)
         self._in = self._metric("input_tokens", kinds.COUNTER)
-        self._out = self._metric("output_tokens", kinds.COUNTER)
-        finished = self._family("requests_finished", kinds.COUNTER)
-        self._finished = {
-            reason: finished.Metric(labels={**self._labels, "finish_reason": reason}) for reason in FINISH_REASONS
-        }
+        self._out = self._by_reason("output_tokens")
+        self._finished = self._by_reason("requests_finished")
         Thread(target=self._run, name="metrics", daemon=True).start()
 
     def ended(self, generation):
@@ -62,7 +60,7 @@ class Metrics:
         for before, after in pairwise(times):
             self._between.observe(after - before)
         self._in.increment(len(generation.prompt))
-        self._out.increment(len(generation.output))
+        self._out[generation.finish_reason].increment(len(generation.output))
         self._finished[generation.finish_reason].increment(1)
 
     def _now(self):
@@ -86,6 +84,10 @@ class Metrics:
         family = pb_utils.MetricFamily(name=f"tritonyard_{name}", description=f"Tritonyard: {words}", kind=kind)
         self._families.append(family)
         return family
+
+    def _by_reason(self, name):
+        family = self._family(name, pb_utils.MetricFamily.COUNTER)
+        return {reason: family.Metric(labels={**self._labels, "finish_reason": reason}) for reason in FINISH_REASONS}
 
     def _metric(self, name, kind, **buckets):
         return self._family(name, kind).Metric(labels=self._labels, **buckets)

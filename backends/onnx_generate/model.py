@@ -1,4 +1,4 @@
-"""Triton python-based backend `onnx_generate`: token ids in, token ids out, streamed; continuous batching on ONNX Runtime.
+"""Triton python-based backend `onnx_generate`: token ids in, token ids out, with continuous batching on ONNX Runtime.
 
 Runs inside Triton from its own folder and imports nothing of the project. It speaks the tensor names of TensorRT-LLM's
 own `tensorrt_llm` model and adds `stream_context` (opaque, echoed with every response) and `finish_reason` (in the last

@@ -71,9 +71,7 @@ def answer_limit(settings, prompt, length, vocabulary):
         raise BadRequest(f"input_ids holds {wrong}; the vocabulary has the ids 0 to {vocabulary - 1}")
     room = length - len(prompt)
     if room < 1:
-        raise BadRequest(
-            f"the prompt has {len(prompt)} tokens; a slot holds {length}, the answer among them; shorten it"
-        )
+        raise BadRequest(f"the prompt has {len(prompt)} tokens; a slot holds {length}, answer included; shorten it")
     if (settings.max_tokens or 1) > room:
         raise BadRequest(
             f"max_tokens is {settings.max_tokens}, but a prompt of {len(prompt)} tokens leaves room for {room} of the "

@@ -1,4 +1,4 @@
-"""Who runs when: a bounded queue, and rows that requests join and leave between any two steps. Pure: no numpy, no clock.
+"""Who runs when: a bounded queue, and rows that requests join and leave between any two steps. No numpy, no clock.
 
 Rows 0..n-1 run: each decodes one token a step. At most one request is in mid prefill, in a row behind them. A row that
 leaves is filled by the last one, so that running rows stay the first ones; that is the only time when KV is copied.

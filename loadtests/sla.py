@@ -1,0 +1,56 @@
+"""The SLA that a scenario declares: which numbers are limited, and by how much. What they mean is the verdict's."""
+
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from ensembles.declaration import Declared
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+PERCENTILES = (50, 90, 95, 99)
+# What a stream alone has: time to first token, inter-token latency.
+STREAM_LATENCIES = ("ttft_", "itl_")
+
+
+class Sla(Declared):
+    """What the answers must keep; a limit that is left out is not judged.
+
+    Latencies in milliseconds: `p..` from the intended start to the whole answer, `ttft_p..` to its first token,
+    `itl_p..` between tokens; `loadtests.verdict` has the definitions. `max_error_rate` is the fraction of requests
+    that failed, `min_achieved_rate` the rate of answers as a fraction of the offered rate, `min_output_tokens_per_s`
+    over all requests together. `confidence` is how sure a PASS or a FAIL must be. `max_lag_ms` bounds the 99th
+    percentile of the generator's own lateness: above it nothing can be said about the server.
+    """
+
+    p50_ms: Positive | None = None
+    p90_ms: Positive | None = None
+    p95_ms: Positive | None = None
+    p99_ms: Positive | None = None
+    ttft_p50_ms: Positive | None = None
+    ttft_p90_ms: Positive | None = None
+    ttft_p95_ms: Positive | None = None
+    ttft_p99_ms: Positive | None = None
+    itl_p50_ms: Positive | None = None
+    itl_p90_ms: Positive | None = None
+    itl_p95_ms: Positive | None = None
+    itl_p99_ms: Positive | None = None
+    # Zero errors cannot be proved by a finite run: a limit of 0 could never PASS.
+    max_error_rate: Annotated[float, Field(gt=0, lt=1)] | None = None
+    min_achieved_rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    min_output_tokens_per_s: Positive | None = None
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    max_lag_ms: Positive = 20.0
+
+    @model_validator(mode="after")
+    def _promises_something(self) -> Self:
+        others = (self.max_error_rate, self.min_achieved_rate, self.min_output_tokens_per_s)
+        if not self.latency_limits_ms() and others == (None, None, None):
+            raise ValueError("holds no objective; give at least one, such as p95_ms = 250")
+        return self
+
+    def latency_limits_ms(self) -> dict[str, float]:
+        """Return the declared latency limits by key: `p95_ms`, `ttft_p95_ms` ... -> milliseconds."""
+        keys = [f"{latency}p{n}_ms" for latency in ("", *STREAM_LATENCIES) for n in PERCENTILES]
+        limits = {key: getattr(self, key) for key in keys}
+        return {key: limit for key, limit in limits.items() if limit is not None}
