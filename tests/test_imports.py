@@ -21,7 +21,7 @@ ARROWS = {
 FOLDERS = {"pipeline": ROOT / "build" / "pipeline", "tritonyard": ROOT / "clients" / "tritonyard"}
 # What `yard engines` with nothing to do, and every decision, must not pay for at import time.
 HEAVY = {"torch", "transformers", "onnx", "onnxruntime", "locust", "huggingface_hub"}
-BACKEND_MODULES = {"numpy", "onnxruntime", "tokenizers", "triton_python_backend_utils"}
+BACKEND_MODULES = {"jinja2", "numpy", "onnxruntime", "tokenizers", "triton_python_backend_utils"}
 
 
 def imports(file: Path, top_level_only: bool = False) -> Iterator[str]:

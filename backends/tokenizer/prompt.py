@@ -1,0 +1,101 @@
+"""What a caller asks of a language model -> the ids of its prompt, and the context of its stream.
+
+The inputs are those of TensorRT-LLM's ensemble (1.2.1, `all_models/inflight_batcher_llm`), and `messages`. All sizes
+are checked before anything is parsed.
+"""
+
+import json
+import uuid
+from dataclasses import dataclass
+
+from messages import read_messages
+from refusal import Refusal, utf8
+
+MAX_STOP_WORDS = 16
+MAX_STOP_WORD = 256
+# The longest UTF-8 encoding of one character.
+UTF8_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """The prompt's token ids, whether the answer is streamed, and the context that goes with each of its tokens.
+
+    `context` is UTF-8 JSON {"id": unique hex, "stream": bool, "stop": [str, ...]}.
+    """
+
+    ids: list
+    streaming: bool
+    context: bytes
+
+
+class Prompts:
+    """Makes prompts with `tokenizer` (Hugging Face tokenizers, without padding and truncation) and `chat`.
+
+    A prompt holds at most `max_tokens` - 1 tokens, so that one is left for the answer; `text_input` and `messages`
+    hold at most `max_text_bytes` bytes.
+    """
+
+    def __init__(self, tokenizer, chat, max_tokens, max_text_bytes):
+        self._tokenizer, self._chat = tokenizer, chat
+        self._max_tokens, self._max_text_bytes = max_tokens, max_text_bytes
+
+    def make(self, sent):
+        """Return the Prompt of one request: `sent` is input name -> list of its elements, without those not sent.
+
+        Raises Refusal with what is wrong.
+        """
+        self._check_sizes(sent)
+        if sent.get("exclude_input_in_output") == [False]:
+            raise Refusal("exclude_input_in_output is false, only true is carried: the answer never repeats the prompt")
+        stop = [_stop_word(index, word) for index, word in enumerate(sent.get("stop_words", []))]
+        ids = self._ids(sent)
+        if not ids:
+            raise Refusal("the prompt has no tokens at all; send some text")
+        if len(ids) >= self._max_tokens:
+            raise Refusal(
+                f"the prompt has {len(ids)} tokens, the longest this model takes is {self._max_tokens - 1} tokens "
+                f"(prompt and answer share {self._max_tokens}); shorten it"
+            )
+        streaming = sent.get("stream") == [True]
+        context = {"id": uuid.uuid4().hex, "stream": streaming, "stop": stop}
+        return Prompt(ids, streaming, json.dumps(context, ensure_ascii=False).encode())
+
+    def _check_sizes(self, sent):
+        """Raise Refusal for no prompt, two prompts, too much text, or too many or too long stop words."""
+        given = [name for name in ("text_input", "messages") if name in sent]
+        if len(given) != 1:
+            found = "both text_input and messages were sent" if given else "neither text_input nor messages was sent"
+            raise Refusal(f"{found}; send one of them")
+        size = len(sent[given[0]][0])
+        if size > self._max_text_bytes:
+            raise Refusal(
+                f"{given[0]} is {size} bytes long, the longest this model takes is {self._max_text_bytes} bytes; "
+                "shorten it"
+            )
+        words = sent.get("stop_words", [])
+        if len(words) > MAX_STOP_WORDS:
+            raise Refusal(f"{len(words)} stop_words were sent, at most {MAX_STOP_WORDS} are taken")
+        for index, word in enumerate(words):
+            if len(word) > MAX_STOP_WORD * UTF8_BYTES:
+                raise Refusal(
+                    f"stop word {index} is {len(word)} bytes long, at most {MAX_STOP_WORD} characters are taken"
+                )
+
+    def _ids(self, sent):
+        """Return the ids of `text_input` with the tokenizer's own special tokens, or of `messages` with the template's.
+
+        A template writes its special tokens itself: more of them would double the first one.
+        """
+        if "text_input" in sent:
+            return self._tokenizer.encode(utf8(sent["text_input"][0], "text_input")).ids
+        messages = read_messages(utf8(sent["messages"][0], "messages"))
+        text = self._chat.render(messages, self._max_text_bytes)
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+
+def _stop_word(index, word):
+    text = utf8(word, f"stop word {index}")
+    if not 1 <= len(text) <= MAX_STOP_WORD:
+        raise Refusal(f"stop word {index} has {len(text)} characters, taken are 1 to {MAX_STOP_WORD}")
+    return text
