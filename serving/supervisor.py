@@ -48,6 +48,6 @@ def supervise(server: Server, repository: Path, say: Callable[[str], None]) -> N
         if len(deaths) > RESTARTS:
             raise ServingError(f"the server broke {len(deaths)} times in {WINDOW_S:.0f} s: {why}; {server.explain()}")
         say(f"{why}; starting the server again")
-        server.stop()
+        server.stop(at_once=True)
         start(server, repository, lambda _: None)
         say("ready again")

@@ -4,12 +4,16 @@ import asyncio
 import random
 
 import numpy as np
-from fake_kserve import embedding_of, fake_grpc, fake_http
+from fake_kserve import embedding_of, fake_grpc, fake_http, said
 
-from tritonyard import AsyncClient, Client
+from tritonyard import AsyncClient, AsyncStream, Client, Delta
 
 FAKES = {"grpc": fake_grpc, "http": fake_http}
 GRACE_S = 0.25
+
+# What a fake writes, and the deltas that a caller sees of it.
+HELLO = [said("", count=0), said("hé", count=1), said("", count=1), said("llo\n", count=3), said("", "stop", 3)]
+DELTAS = [Delta("hé", None, 3, 1), Delta("llo\n", None, 3, 3), Delta("", "stop", 3, 3)]
 
 
 class Blocking:
@@ -21,7 +25,16 @@ class Blocking:
 
     def __getattr__(self, name):
         method = getattr(self._client, name)
-        return lambda *args, **kwargs: self._loop.run_until_complete(method(*args, **kwargs))
+        return lambda *args, **kwargs: self._waited(method(*args, **kwargs))
+
+    def _waited(self, asked):
+        if not isinstance(asked, AsyncStream):
+            return self._loop.run_until_complete(asked)
+
+        async def gathered():
+            return [delta async for delta in asked]
+
+        return _Later(lambda: self._loop.run_until_complete(gathered()))
 
     def __enter__(self):
         return self
@@ -29,6 +42,16 @@ class Blocking:
     def __exit__(self, *_):
         self._loop.run_until_complete(self._client.close())
         self._loop.close()
+
+
+class _Later:
+    """What an async loop yields, gathered when it is iterated."""
+
+    def __init__(self, gather):
+        self._gather = gather
+
+    def __iter__(self):
+        return iter(self._gather())
 
 
 CLIENTS = {"sync": Client, "async": Blocking}

@@ -32,10 +32,20 @@ def minilm(engines: Engines) -> tuple[Plan, Artefact]:
 
 
 @pytest.fixture(scope="session")
-def repository(minilm: tuple[Plan, Artefact], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A freshly assembled repository that serves minilm."""
+def smollm2(engines: Engines) -> tuple[Plan, Artefact]:
+    """The plan and the engine of the recipe smollm2, from real weights."""
+    (recipe,) = read_recipes(RECIPES, "smollm2")
+    plan = engines.plan(recipe)
+    return plan, engines.build(plan, lambda _: None)
+
+
+@pytest.fixture(scope="session")
+def repository(
+    minilm: tuple[Plan, Artefact], smollm2: tuple[Plan, Artefact], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A freshly assembled repository that serves minilm and smollm2."""
     target = tmp_path_factory.mktemp("repository") / "cpu"
-    assemble(target, [minilm], keep_others=False)
+    assemble(target, [minilm, smollm2], keep_others=False)
     return target
 
 

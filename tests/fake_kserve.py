@@ -2,6 +2,8 @@
 
 An embedding is [bytes, first byte, 0, 0] of its text, so that a test can tell whose it is. `answer` decides what
 happens to an inference: it gets the texts and the request parameters, and returns nothing, waits, or raises Fault.
+
+`write` decides what a generation says: it gets the inputs, yields answers (`said`), and may raise Fault, or Dropped.
 """
 
 import contextlib
@@ -18,6 +20,8 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 WIDTH, MAX_BATCH = 4, 16
 Answer = Callable[[list[bytes], dict], None]
+Said = dict[str, str | int]
+DATATYPES = {str: "BYTES", int: "INT32"}
 
 
 class Fault(Exception):
@@ -25,6 +29,20 @@ class Fault(Exception):
 
     def __init__(self, status: str, code: int, words: str):
         self.status, self.code, self.words = status, code, words
+
+
+class Dropped(Exception):
+    """The connection breaks."""
+
+
+def said(text: str, finish_reason: str = "", count: int = 1) -> Said:
+    """Return one answer of a generation, as the ensemble writes it."""
+    return {
+        "text_output": text,
+        "finish_reason": finish_reason,
+        "num_input_tokens": 3,
+        "num_output_tokens": count,
+    }
 
 
 def embedding_of(text: bytes) -> list[float]:
@@ -48,11 +66,18 @@ class Server:
         self.requests: list[list[bytes]] = []
         self.configs = 0
         self.answer: Answer = lambda texts, parameters: None
+        self.write: Callable[[dict], Iterator[Said]] = lambda inputs: iter([said("hello", "stop")])
+        self.generations: list[dict] = []
+        self.cancelled = threading.Event()
 
     def embed(self, texts: list[bytes], parameters: dict) -> bytes:
         self.requests.append(texts)
         self.answer(texts, parameters)
         return np.array([embedding_of(text) for text in texts], np.float32).tobytes()
+
+    def generate(self, inputs: dict) -> Iterator[Said]:
+        self.generations.append(inputs)
+        return self.write(inputs)
 
 
 class _Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
@@ -86,6 +111,42 @@ class _Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
         response.outputs.add(name="embedding", datatype="FP32", shape=[len(texts), WIDTH])
         response.raw_output_contents.append(raw)
         return response
+
+    def ModelStreamInfer(self, request_iterator, context):
+        (request,) = request_iterator  # one, and then the client's half of the stream is closed
+        assert ("triton_grpc_error", "true") in context.invocation_metadata()
+        over = threading.Event()
+        context.add_callback(lambda: over.is_set() or self.server.cancelled.set())
+        try:
+            for answer in self.server.generate(dict(map(row_of, request.inputs))):
+                yield stream_response(answer)
+        except Fault as fault:
+            over.set()
+            if fault.status == "UNKNOWN":
+                yield service_pb2.ModelStreamInferResponse(error_message=fault.words)
+            else:
+                context.abort(getattr(grpc.StatusCode, fault.status), fault.words)
+        except Dropped:
+            over.set()
+            context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
+        over.set()
+
+
+def row_of(tensor) -> tuple[str, list]:
+    """Return a tensor's name and values; texts as str, as they are in JSON."""
+    ((_, values),) = tensor.contents.ListFields()
+    assert list(tensor.shape) == [1, len(values)]
+    return tensor.name, [each.decode() if isinstance(each, bytes) else each for each in values]
+
+
+def stream_response(answer: Said):
+    message = service_pb2.ModelStreamInferResponse()
+    for name, value in answer.items():
+        message.infer_response.outputs.add(name=name, datatype=DATATYPES[type(value)], shape=[1, 1])
+        text = value.encode() if isinstance(value, str) else b""
+        raw = np.int32(value).tobytes() if isinstance(value, int) else len(text).to_bytes(4, "little") + text
+        message.infer_response.raw_output_contents.append(raw)
+    return message
 
 
 @contextlib.contextmanager
@@ -136,6 +197,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
+        if "/generate" in self.path:
+            return self.generate(json.loads(body))
         size = int(self.headers["Inference-Header-Content-Length"])
         header = json.loads(body[:size])
         texts = texts_of(body[size:])
@@ -152,6 +215,41 @@ class _Handler(BaseHTTPRequestHandler):
         }
         head = json.dumps({"outputs": [output]}).encode()
         return self.reply(200, head + raw, Inference_Header_Content_Length=str(len(head)))
+
+    def generate(self, row: dict) -> None:
+        """Answer as Triton 2.51 does: the code is the first answer's, and 400 for whatever went wrong."""
+        inputs = {name: value if isinstance(value, list) else [value] for name, value in row.items()}
+        assert self.path == f"/v2/models/minilm/{'generate_stream' if 'stream' in inputs else 'generate'}"
+        events = b"data: %s\n\n" if "stream" in inputs else b"%s"
+        begun = False
+        try:
+            for answer in self.tolerant(inputs):
+                if not begun:
+                    self.begin(400 if "error" in answer else 200)
+                begun = True
+                event = events % json.dumps(answer).encode()
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(event), event))
+                self.wfile.flush()
+            self.wfile.write(b"0\r\n\r\n")
+            self.wfile.flush()
+        except Dropped:
+            self.close_connection = True
+        except OSError:
+            self.fake.cancelled.set()
+
+    def tolerant(self, inputs: dict) -> Iterator[dict]:
+        try:
+            for answer in self.fake.generate(inputs):
+                # The engine's heartbeats end in the detokenizer where nothing is streamed.
+                if "stream" in inputs or answer["finish_reason"]:
+                    yield answer
+        except Fault as fault:
+            yield {"error": fault.words}
+
+    def begin(self, code: int) -> None:
+        self.send_response(code)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
 
 
 class _HttpServer(ThreadingHTTPServer):

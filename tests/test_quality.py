@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.quality import Parity, batches, misses, read_texts
-from pipeline.recipe import Gate
+from pipeline.recipe import EmbedGate
 
-GATE = Gate(max_abs_difference=1e-4, min_cosine=0.999, mean_cosine=0.9999)
+GATE = EmbedGate(max_abs_difference=1e-4, min_cosine=0.999, mean_cosine=0.9999)
 
 
 @pytest.mark.parametrize(

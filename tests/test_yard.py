@@ -211,10 +211,10 @@ main()
 
 @pytest.fixture
 def other(tmp_path: Path) -> Path:
-    """A checkout with the recipe minilm and its committed config.pbtxt files, and nothing built."""
+    """A checkout with the recipes and their committed config.pbtxt files, and nothing built."""
     shutil.copytree(ROOT / "build" / "recipes", tmp_path / "recipes")
     live = ROOT / "model_repository" / "cpu"
-    for config in live.glob("minilm*/config.pbtxt"):
+    for config in live.glob("*/config.pbtxt"):
         (tmp_path / "model_repository" / "cpu" / config.parent.name).mkdir(parents=True)
         shutil.copy(config, tmp_path / "model_repository" / "cpu" / config.parent.name)
     return tmp_path

@@ -15,7 +15,8 @@ from yard.console import progress, say
 @click.option("--name", help="The model's name; otherwise made from the checkpoint's.")
 @click.option("--force", is_flag=True, help="Replace a recipe that is there.")
 def init(checkpoint: str, name: str | None, force: bool) -> None:
-    """Look at CHECKPOINT and write its recipe: a folder, an installed package, or a Hub id with its revision.
+    """Look at CHECKPOINT and write its recipe: a folder, a GGUF file, an installed package, or a Hub
+    id with its revision.
 
     \b
     Example: yard init ./my-encoder --name reviews

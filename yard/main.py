@@ -19,6 +19,7 @@ COMMANDS = {
     "lint": "yard.lint",
     "serve": "yard.serve",
     "embed": "yard.embed",
+    "ask": "yard.ask",
     "loadtest": "yard.loadtest",
     "demo": "yard.demo",
     "doctor": "yard.doctor",

@@ -95,7 +95,8 @@ class TritonPythonModel:
         generation = Generation([] if ids is None else ids.ravel().tolist(), _settings(request))
         # Behind another step `is_cancelled` never turns true here.
         abandoned = sender.is_cancelled if key is None else None
-        parcel = Parcel(generation, _flag(request, "streaming"), _Mail(sender, context), abandoned)
+        mail = _Mail(sender, context, set(request.requested_output_names()))
+        parcel = Parcel(generation, _flag(request, "streaming"), mail, abandoned)
         generation.on_progress = lambda _: self.outbox.notify(parcel)
         generation.on_end = lambda: self.streams.pop(key, None)
         if key is not None:
@@ -119,20 +120,21 @@ class TritonPythonModel:
 class _Mail:
     """How one request's responses are made and sent."""
 
-    def __init__(self, sender, context):
-        self._sender, self._context = sender, context
+    def __init__(self, sender, context, wanted):
+        self._sender, self._context, self._wanted = sender, context, wanted
 
     def __call__(self, parcel, tokens, reason):
+        values = {
+            "output_ids": np.array([[tokens]], np.int32),
+            "sequence_length": np.array([[len(tokens)]], np.int32),
+            "num_input_tokens": np.array([[parcel.generation.prompt_length]], np.int32),
+            "num_output_tokens": np.array([[parcel.sent]], np.int32),
+            "stream_context": self._context,
+            "finish_reason": np.array([[reason.encode()]], object) if reason else None,
+        }
         tensors = [
-            pb_utils.Tensor("output_ids", np.array([[tokens]], np.int32).reshape(1, 1, -1)),
-            pb_utils.Tensor("sequence_length", np.array([[len(tokens)]], np.int32)),
-            pb_utils.Tensor("num_input_tokens", np.array([[len(parcel.generation.prompt)]], np.int32)),
-            pb_utils.Tensor("num_output_tokens", np.array([[parcel.sent]], np.int32)),
+            pb_utils.Tensor(name, value) for name, value in values.items() if value is not None and name in self._wanted
         ]
-        if self._context is not None:
-            tensors.append(pb_utils.Tensor("stream_context", self._context))
-        if reason:
-            tensors.append(pb_utils.Tensor("finish_reason", np.array([[reason.encode()]], object)))
         self._sender.send(pb_utils.InferenceResponse(tensors), flags=FINAL if reason else 0)
 
 

@@ -1,7 +1,7 @@
 """Engine -> repository: the tree that Triton mounts, made beside the live one and swapped in whole.
 
-`config.pbtxt` is a function of recipe and checkpoint config alone, so it is committed; version folders hard-link
-into the store.
+`config.pbtxt` is a function of the recipe, and for embed of the checkpoint's config, alone: it is committed. Version
+folders hard-link into the store.
 """
 
 import errno
@@ -14,13 +14,14 @@ from typing import Any
 
 from ensembles.embed import EmbedSpec, embed_ensemble
 from ensembles.errors import YardError
+from ensembles.generate import GenerateSpec, generate_ensemble
 from ensembles.model import Ensemble, Model
 from ensembles.pbtxt import HEADER, dump
-from pipeline.checkpoint import Encoder
+from pipeline.embed_plan import EmbedPlan
 from pipeline.engines import GOLDEN, Plan
 from pipeline.exchange import exchange
+from pipeline.onnx_decoder import CHAT, DATA, DECODER
 from pipeline.onnx_encoder import MODEL, TOKENIZER
-from pipeline.recipe import Recipe
 from pipeline.store import Artefact
 
 VERSION = "1"
@@ -31,27 +32,38 @@ class RepositoryError(YardError):
     """A model repository is missing, drifted from its recipes, or cannot be swapped in."""
 
 
-def ensemble_of(recipe: Recipe, encoder: Encoder) -> Ensemble:
-    """Return the ensemble that serves `recipe`."""
-    limits = recipe.limits
-    return embed_ensemble(
-        EmbedSpec(
-            name=recipe.name,
-            encoder_inputs=encoder.inputs,
-            hidden_size=encoder.hidden_size,
-            pooling=encoder.pooling,
-            normalize=encoder.normalize,
-            max_tokens=limits.max_tokens,
-            max_text_bytes=limits.max_text_bytes,
-            max_batch_size=limits.max_batch_size,
-            max_queue_size=limits.max_queue_size,
+# What each model's version folder holds, by the backend that reads it.
+EMBED_FILES = {"tokenizer": [TOKENIZER], "onnxruntime": [MODEL], "pooler": []}
+GENERATE_FILES = {
+    "tokenizer": [TOKENIZER, CHAT],
+    "onnx_generate": [MODEL, DATA, DECODER],
+    "detokenizer": [TOKENIZER],
+}
+
+
+def ensemble_of(plan: Plan) -> Ensemble:
+    """Return the ensemble that serves the recipe of `plan`."""
+    if isinstance(plan, EmbedPlan):
+        limits, encoder = plan.recipe.limits, plan.encoder
+        return embed_ensemble(
+            EmbedSpec(
+                name=plan.recipe.name,
+                encoder_inputs=encoder.inputs,
+                hidden_size=encoder.hidden_size,
+                pooling=encoder.pooling,
+                normalize=encoder.normalize,
+                max_tokens=limits.max_tokens,
+                max_text_bytes=limits.max_text_bytes,
+                max_batch_size=limits.max_batch_size,
+                max_queue_size=limits.max_queue_size,
+            )
         )
-    )
+    return generate_ensemble(GenerateSpec(name=plan.recipe.name, **plan.recipe.limits.model_dump()))
 
 
 def configs(plans: Sequence[Plan]) -> dict[str, str]:
     """Return the text of every config.pbtxt by model name."""
-    ensembles = [ensemble_of(plan.recipe, plan.encoder) for plan in plans]
+    ensembles = [ensemble_of(plan) for plan in plans]
     return {model.name: dump(model) for each in ensembles for model in _members(each)}
 
 
@@ -111,11 +123,13 @@ def assemble(repository: Path, built: Sequence[tuple[Plan, Artefact]], keep_othe
 
 
 def _add(tree: Path, plan: Plan, artefact: Artefact) -> None:
-    ensemble = ensemble_of(plan.recipe, plan.encoder)
-    tokenizer, encoder, pooler = ensemble.models
-    require_signature(encoder, artefact)
+    ensemble = ensemble_of(plan)
+    files = GENERATE_FILES
+    if isinstance(plan, EmbedPlan):
+        files = EMBED_FILES
+        require_signature(ensemble.models[1], artefact)
     # The golden request lies in the ensemble's version folder, which Triton wants to exist and does not read.
-    holds = {ensemble.name: [GOLDEN], tokenizer.name: [TOKENIZER], encoder.name: [MODEL], pooler.name: []}
+    holds = {ensemble.name: [GOLDEN], **{model.name: files[model.backend] for model in ensemble.models}}
     for model in _members(ensemble):
         version = tree / model.name / VERSION
         version.mkdir(parents=True)

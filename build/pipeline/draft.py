@@ -5,20 +5,28 @@ import re
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-from pipeline.checkpoint import CheckpointError, checkpoint_digest, locate, read_encoder, require_whole
+from ensembles.declaration import Declared
+from ensembles.errors import near_miss
+from pipeline import decoder, encoder, gguf_checkpoint
+from pipeline.checkpoint import GGUF, CheckpointError, checkpoint_digest, locate, read_json, require_whole
+from pipeline.decoder import read_decoder
+from pipeline.encoder import read_encoder
 from pipeline.fingerprint import FileDigests
-from pipeline.recipe import Quality, Source
+from pipeline.recipe import EmbedQuality, GenerateQuality, Source
 
 # The digest is not known before the checkpoint is found.
 UNKNOWN = "sha256:" + "0" * 64
+# What most requests need; more is asked for by hand, since each slot takes the memory of it.
+MAX_TOKENS = 1024
 
 
 def source_of(checkpoint: str, recipes: Path) -> Source:
-    """Read what a user calls a checkpoint: a folder, an installed package, or ``org/name@revision``.
+    """Read what a user calls a checkpoint: a folder, a GGUF file, an installed package, or
+    ``org/name@revision``.
 
     Raises CheckpointError: it is none of them.
     """
-    if Path(checkpoint).is_dir():
+    if Path(checkpoint).is_dir() or Path(checkpoint).suffix == GGUF:
         path = os.path.relpath(Path(checkpoint).resolve(), recipes.resolve())
         # A folder outside the checkout is named in full: "../../../.." would only work from here.
         if path.startswith("../../../"):
@@ -38,7 +46,7 @@ def source_of(checkpoint: str, recipes: Path) -> Source:
 
 def model_name(checkpoint: str) -> str:
     """Return a model name made from what the checkpoint is called."""
-    stem = checkpoint.rstrip("/").split("@")[0].rsplit("/", 1)[-1].lower()
+    stem = checkpoint.rstrip("/").split("@")[0].rsplit("/", 1)[-1].lower().removesuffix(GGUF)
     return re.sub(r"[^a-z0-9_-]+", "_", stem).strip("_-") or "model"
 
 
@@ -49,23 +57,69 @@ def draft(checkpoint: str, recipes: Path, digests: FileDigests) -> str:
     """
     source = source_of(checkpoint, recipes)
     folder = locate(source, recipes)
-    encoder = read_encoder(folder)
-    require_whole(folder)
     keys = {key: value for key, value in source.model_dump().items() if value and key != "digest"}
-    quality = Quality()
-    gates = [
-        f"quality.{name} = {{ " + ", ".join(f"{limit} = {value}" for limit, value in gate.model_dump().items()) + " }"
-        for name, gate in (("fp32", quality.fp32), ("int8", quality.int8))
-    ]
+    kind, task, tables = _generate(folder) if _generates(folder) else _embed(folder)
     lines = [
-        f"# {checkpoint}: {encoder.family} encoder, embeddings of {encoder.hidden_size} numbers",
-        'task = "embed"',
+        f"# {checkpoint}: {kind}",
+        f'task = "{task}"',
         *(f'checkpoint.{key} = "{value}"' for key, value in keys.items()),
         f'checkpoint.digest = "{checkpoint_digest(folder, digests)}"',
-        'engine.cpu.precision = "fp32" # or "int8"',
-        f"limits.max_tokens = {encoder.max_tokens}",
-        "limits.max_batch_size = 64",
-        "limits.max_queue_size = 1024",
-        *gates,
+        *tables,
     ]
     return "\n".join(lines) + "\n"
+
+
+def _generates(folder: Path) -> bool:
+    """Whether the checkpoint is for the generate task.
+
+    Raises CheckpointError: its family belongs to no task.
+    """
+    if folder.is_file():
+        return True
+    family = str(read_json(folder / "config.json").get("model_type", ""))
+    families = (*encoder.FAMILIES, *decoder.FAMILIES)
+    if family not in families:
+        raise CheckpointError(
+            f"checkpoint {folder} is of model_type '{family}'; carried are {', '.join(families)}"
+            f"{near_miss(family, families)}"
+        )
+    return family in decoder.FAMILIES
+
+
+def _embed(folder: Path) -> tuple[str, str, list[str]]:
+    facts = read_encoder(folder)
+    require_whole(folder)
+    tables = [
+        'engine.cpu.precision = "fp32" # or "int8"',
+        f"limits.max_tokens = {facts.max_tokens}",
+        "limits.max_batch_size = 64",
+        "limits.max_queue_size = 1024",
+        *_gates(EmbedQuality()),
+    ]
+    return f"{facts.family} encoder, embeddings of {facts.hidden_size} numbers", "embed", tables
+
+
+def _generate(folder: Path) -> tuple[str, str, list[str]]:
+    if folder.is_file():
+        family, context = gguf_checkpoint.require_carried(folder)
+    else:
+        facts = read_decoder(folder)
+        family, context = facts.family, facts.context
+        require_whole(folder)
+    tables = [
+        'engine.cpu.precision = "int8" # or "fp32", "int4"',
+        f"limits.max_tokens = {min(context, MAX_TOKENS)}",
+        "limits.slots = 16",
+        "limits.max_queue_size = 256",
+        *_gates(GenerateQuality()),
+    ]
+    return f"{family} decoder, context of {context} tokens", "generate", tables
+
+
+def _gates(quality: Declared) -> list[str]:
+    """The gate of each precision, a line each."""
+    gates: dict[str, dict[str, float]] = quality.model_dump()
+    return [
+        f"quality.{precision} = {{ " + ", ".join(f"{limit} = {value}" for limit, value in gate.items()) + " }"
+        for precision, gate in gates.items()
+    ]

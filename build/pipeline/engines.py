@@ -1,32 +1,22 @@
 """Checkpoint -> engine: which step a recipe needs, and how its artefact is made, proved and published."""
 
 import json
-from dataclasses import asdict, dataclass
+import tempfile
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, cast
 
-from pipeline import onnx_encoder, quality
-from pipeline.checkpoint import CheckpointError, Encoder, locate, read_encoder, require_pinned, require_whole
-from pipeline.fingerprint import FileDigests, tool_versions
-from pipeline.onnx_encoder import MODEL, Report
-from pipeline.quality import Parity, QualityError
-from pipeline.recipe import Precision, Recipe
-from pipeline.store import Artefact, Step, Store
+from pipeline.checkpoint import locate, require_pinned
+from pipeline.embed_plan import EmbedPlan, plan_embed
+from pipeline.fingerprint import FileDigests
+from pipeline.generate_plan import GeneratePlan, plan_generate
+from pipeline.recipe import EmbedPrecision, EmbedRecipe, Precision, Recipe
+from pipeline.store import Artefact, Report, Store
 
 GOLDEN = "golden.json"
-STEP = "onnx_encoder"
-# What the step's result depends on besides its inputs: its own code and the parity texts.
-SOURCES = ("onnx_encoder.py", "quality.py", "texts/parity.txt")
 
-
-@dataclass(frozen=True)
-class Plan:
-    """One engine to build: where its checkpoint lies, what it is, and the step that makes it."""
-
-    recipe: Recipe
-    folder: Path
-    encoder: Encoder
-    step: Step
+Plan: TypeAlias = EmbedPlan | GeneratePlan
 
 
 class Engines:
@@ -44,19 +34,9 @@ class Engines:
         precision = precision or recipe.engine.cpu.precision
         folder = locate(recipe.checkpoint, recipe.file.parent)
         pinned = require_pinned(recipe, folder, self._digests)
-        encoder = read_encoder(folder)
-        require_tokens(recipe, encoder)
-        here = Path(__file__).parent
-        covers = {
-            "checkpoint": pinned,
-            "precision": precision,
-            "gate": getattr(recipe.quality, precision).model_dump(),
-            "max_tokens": recipe.limits.max_tokens,
-            "opset": onnx_encoder.OPSET,
-            "tools": tool_versions(onnx_encoder.TOOLS),
-            "sources": {name: self._digests.of(here / name) for name in SOURCES},
-        }
-        return Plan(recipe, folder, encoder, Step(STEP, recipe.name, covers))
+        if isinstance(recipe, EmbedRecipe):
+            return plan_embed(recipe, cast(EmbedPrecision, precision), folder, pinned, self._digests)
+        return plan_generate(recipe, precision, folder, pinned, self._digests, self.store)
 
     def why(self, plan: Plan) -> list[str]:
         """Return the named reasons for which the engine would be built; none when it is there."""
@@ -73,44 +53,20 @@ class Engines:
             report("reading the checkpoint")
             # The remembered digest served the plan; what is now read must be it, byte for byte.
             require_pinned(plan.recipe, plan.folder, self._digests, fresh=True)
-            parity = make_engine(plan, out, report)
-            require_parity(plan, parity)
-            file = out / MODEL
-            return {"parity": asdict(parity), "signature": onnx_encoder.signature(file)}
+            facts, golden = plan.make(out, report)
+            plan.require_gate(facts)
+            (out / GOLDEN).write_text(json.dumps(golden, ensure_ascii=False) + "\n", encoding="utf-8")
+            return facts
 
         return self.store.build(plan.step, make)
 
+    def unpublished(self, plan: Plan, stack: ExitStack, report: Report) -> tuple[Path, Mapping[str, Any]]:
+        """Return folder and facts of the engine of `plan`: the published one, or one that lasts as long as `stack`.
 
-def require_tokens(recipe: Recipe, encoder: Encoder) -> None:
-    """Raise CheckpointError when the recipe promises longer texts than the checkpoint has positions for."""
-    if recipe.limits.max_tokens > encoder.positions:
-        raise CheckpointError(
-            f"{recipe.file}: limits.max_tokens = {recipe.limits.max_tokens} is more than the {encoder.positions} "
-            f"positions of {recipe.checkpoint}"
-        )
-
-
-def make_engine(plan: Plan, out: Path, report: Report) -> Parity:
-    """Write engine, tokenizer and golden request of `plan` into `out`, and return the engine's parity."""
-    require_whole(plan.folder)
-    precision: Precision = plan.step.covers["precision"]
-    reference = onnx_encoder.load_reference(plan.folder)
-    onnx_encoder.export(reference, plan.encoder, precision, out, report)
-    onnx_encoder.save_tokenizer(plan.folder, out)
-    report("proving it against the checkpoint")
-    session = onnx_encoder.open_session(out / MODEL)
-    limits = plan.recipe.limits
-    parity, golden = quality.measure(reference, session, plan.folder, plan.encoder, limits.max_tokens)
-    gate = getattr(plan.recipe.quality, precision)
-    (out / GOLDEN).write_text(json.dumps({**golden, "min_cosine": gate.min_cosine}) + "\n")
-    return parity
-
-
-def require_parity(plan: Plan, parity: Parity) -> None:
-    """Raise QualityError when `parity` misses the gate of the plan's precision, and say by how much."""
-    precision = plan.step.covers["precision"]
-    if missed := quality.misses(parity, getattr(plan.recipe.quality, precision)):
-        raise QualityError(
-            f"engine {plan.recipe.name} {precision} misses its gate on {parity.texts} texts: {'; '.join(missed)}. "
-            "It was not published"
-        )
+        The gate is not asked.
+        """
+        if artefact := self.store.find(plan.step):
+            return artefact.folder, artefact.facts
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=f"tritonyard-{plan.precision}-")))
+        facts, _ = plan.make(folder, lambda stage: report(f"{plan.precision}: {stage}"))
+        return folder, facts

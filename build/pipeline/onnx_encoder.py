@@ -8,13 +8,14 @@ attention fuses fully (Attention, EmbedLayerNormalization, SkipLayerNormalizatio
 import logging
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.checkpoint import Encoder
-from pipeline.recipe import Precision
+from pipeline.encoder import Encoder
+from pipeline.recipe import EmbedPrecision
+from pipeline.store import Report
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,8 +25,6 @@ OUTPUT = "last_hidden_state"
 MODEL = "model.onnx"
 TOKENIZER = "tokenizer.json"
 TOOLS = ("torch", "transformers", "onnx", "onnxruntime", "tokenizers")
-
-Report = Callable[[str], None]
 
 
 def load_reference(folder: Path) -> "nn.Module":
@@ -42,7 +41,7 @@ def load_reference(folder: Path) -> "nn.Module":
     return model.eval()
 
 
-def export(reference: "nn.Module", encoder: Encoder, precision: Precision, out: Path, report: Report) -> None:
+def export(reference: "nn.Module", encoder: Encoder, precision: EmbedPrecision, out: Path, report: Report) -> None:
     """Write the engine of `reference` into the folder `out` as model.onnx."""
     with _quiet():
         report("exporting to ONNX")

@@ -1,4 +1,4 @@
-"""The parity gate: an engine must say what its checkpoint says, on real sentences of mixed length and batch."""
+"""The parity gate of an encoder: it must say what its checkpoint says, on real sentences of mixed length and batch."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ensembles.errors import YardError
-from pipeline.checkpoint import Encoder
-from pipeline.recipe import Gate
+from pipeline.encoder import Encoder
+from pipeline.recipe import EmbedGate
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,7 +36,7 @@ class Parity:
     mean_cosine: float
 
 
-def misses(parity: Parity, gate: Gate) -> list[str]:
+def misses(parity: Parity, gate: EmbedGate) -> list[str]:
     """Return, in words and figures, each limit of `gate` that `parity` misses; NaN misses all."""
     found = []
     if not parity.max_abs_difference <= gate.max_abs_difference:

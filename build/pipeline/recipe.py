@@ -1,17 +1,25 @@
-"""The recipe: one TOML file that declares one served model. Everything else is derived from it."""
+"""The recipe: one TOML file that declares one served model. Everything else is derived from it.
+
+The key `task` chooses the schema: each task has its own precisions, limits and gates.
+"""
 
 import re
+import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
 from ensembles.declaration import DeclarationError, Declared, read
 from ensembles.errors import near_miss
 
-Precision = Literal["fp32", "int8"]
-PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
+EmbedPrecision = Literal["fp32", "int8"]
+GeneratePrecision = Literal["fp32", "int8", "int4"]
+Precision: TypeAlias = EmbedPrecision | GeneratePrecision
+EMBED_PRECISIONS: tuple[EmbedPrecision, ...] = ("fp32", "int8")
+GENERATE_PRECISIONS: tuple[GeneratePrecision, ...] = ("fp32", "int8", "int4")
 
 # Hub names and versions keep their dots; Triton takes a model name as a folder name.
 MODEL_NAME = r"[a-z0-9][a-z0-9_.-]*"
@@ -23,7 +31,7 @@ class Source(Declared):
     package: Annotated[str, Field(min_length=1)] | None = None
     """An installed Python package that carries the checkpoint."""
     path: Annotated[str, Field(min_length=1)] | None = None
-    """A folder in Hugging Face layout; relative to the recipe's folder."""
+    """A folder in Hugging Face layout or with one GGUF file, or that file; relative to the recipe's folder."""
     hub: Annotated[str, Field(min_length=1)] | None = None
     """A Hugging Face Hub id, with `revision`."""
     revision: Annotated[str, Field(min_length=1)] | None = None
@@ -43,19 +51,19 @@ class Source(Declared):
         return self.package or self.path or f"{self.hub}@{self.revision}"
 
 
-class Engine(Declared):
-    """How the engine of one profile is built."""
+class EmbedEngine(Declared):
+    """How the encoder of one profile is built."""
 
-    precision: Precision = "fp32"
-
-
-class Engines(Declared):
-    """The engine of each profile."""
-
-    cpu: Engine = Engine()
+    precision: EmbedPrecision = "fp32"
 
 
-class Limits(Declared):
+class EmbedEngines(Declared):
+    """The encoder of each profile."""
+
+    cpu: EmbedEngine = EmbedEngine()
+
+
+class EmbedLimits(Declared):
     """What the served model takes; requests beyond are refused with both numbers."""
 
     max_tokens: Annotated[int, Field(ge=8, le=32768)]
@@ -64,8 +72,8 @@ class Limits(Declared):
     max_text_bytes: Annotated[int, Field(ge=64, le=16_777_216)] = 65_536
 
 
-class Gate(Declared):
-    """How far an engine may be from its checkpoint; an engine outside is not published."""
+class EmbedGate(Declared):
+    """How far an encoder may be from its checkpoint; an engine outside is not published."""
 
     max_abs_difference: Annotated[float, Field(gt=0)]
     """Over the hidden states of all real tokens."""
@@ -75,34 +83,129 @@ class Gate(Declared):
     """Over all pooled embeddings."""
 
 
-class Quality(Declared):
+class EmbedQuality(Declared):
     """The gate of each precision."""
 
-    fp32: Gate = Gate(max_abs_difference=1e-4, min_cosine=0.9999, mean_cosine=0.9999)
-    int8: Gate = Gate(max_abs_difference=2.0, min_cosine=0.93, mean_cosine=0.985)
+    fp32: EmbedGate = EmbedGate(max_abs_difference=1e-4, min_cosine=0.9999, mean_cosine=0.9999)
+    int8: EmbedGate = EmbedGate(max_abs_difference=2.0, min_cosine=0.93, mean_cosine=0.985)
 
 
-class Declaration(Declared):
-    """The tables of a recipe file."""
+class EmbedDeclaration(Declared):
+    """The tables of a recipe for the task `embed`."""
 
     task: Literal["embed"]
     checkpoint: Source
-    engine: Engines = Engines()
-    limits: Limits
-    quality: Quality = Quality()
+    engine: EmbedEngines = EmbedEngines()
+    limits: EmbedLimits
+    quality: EmbedQuality = EmbedQuality()
+
+
+class GenerateEngine(Declared):
+    """How the decoder of one profile is built."""
+
+    precision: GeneratePrecision = "int8"
+
+
+class GenerateEngines(Declared):
+    """The decoder of each profile."""
+
+    cpu: GenerateEngine = GenerateEngine()
+
+
+class GenerateLimits(Declared):
+    """What the served model takes; requests beyond are refused with both numbers."""
+
+    max_tokens: Annotated[int, Field(ge=64, le=131_072)]
+    """What prompt and answer together may hold."""
+    slots: Annotated[int, Field(ge=1, le=256)] = 16
+    """How many requests run at once; each takes the key-value memory of `max_tokens`."""
+    max_queue_size: Annotated[int, Field(ge=1, le=100_000)] = 256
+    max_text_bytes: Annotated[int, Field(ge=64, le=16_777_216)] = 65_536
+
+
+class GenerateGate(Declared):
+    """How far a decoder may be from its checkpoint; an engine outside is not published."""
+
+    max_perplexity_increase: Annotated[float, Field(gt=0)]
+    """Relative to the checkpoint's perplexity: 0.05 allows 5 % more."""
+    min_greedy_agreement: Annotated[float, Field(gt=0, le=1)]
+    """Share of the checkpoint's own greedy tokens that the engine would have chosen too."""
+    max_logit_difference: Annotated[float, Field(gt=0)]
+    """Of any one logit."""
+
+
+class GenerateQuality(Declared):
+    """The gate of each precision."""
+
+    fp32: GenerateGate = GenerateGate(
+        max_perplexity_increase=0.001, min_greedy_agreement=0.995, max_logit_difference=0.01
+    )
+    int8: GenerateGate = GenerateGate(max_perplexity_increase=0.03, min_greedy_agreement=0.93, max_logit_difference=8.0)
+    int4: GenerateGate = GenerateGate(
+        max_perplexity_increase=0.05, min_greedy_agreement=0.85, max_logit_difference=16.0
+    )
+
+
+class GenerateDeclaration(Declared):
+    """The tables of a recipe for the task `generate`."""
+
+    task: Literal["generate"]
+    checkpoint: Source
+    engine: GenerateEngines = GenerateEngines()
+    limits: GenerateLimits
+    quality: GenerateQuality = GenerateQuality()
+
+
+class UntaskedDeclaration(Declared):
+    """What can be said of a recipe whose task is not known: the tables that every task has."""
+
+    task: Literal["embed", "generate"]
+    checkpoint: Source
+    engine: dict[str, Any] | None = None
+    limits: dict[str, Any]
+    quality: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """A recipe as it was read: its file's stem is the model's name."""
+class EmbedRecipe:
+    """A recipe of the task `embed` as it was read: its file's stem is the model's name."""
 
     file: Path
     name: str
     task: Literal["embed"]
     checkpoint: Source
-    engine: Engines
-    limits: Limits
-    quality: Quality
+    engine: EmbedEngines
+    limits: EmbedLimits
+    quality: EmbedQuality
+
+
+@dataclass(frozen=True)
+class GenerateRecipe:
+    """A recipe of the task `generate` as it was read: its file's stem is the model's name."""
+
+    file: Path
+    name: str
+    task: Literal["generate"]
+    checkpoint: Source
+    engine: GenerateEngines
+    limits: GenerateLimits
+    quality: GenerateQuality
+
+
+Recipe: TypeAlias = EmbedRecipe | GenerateRecipe
+
+SCHEMAS: Mapping[str, tuple[type[Declared], type[EmbedRecipe] | type[GenerateRecipe]]] = {
+    "embed": (EmbedDeclaration, EmbedRecipe),
+    "generate": (GenerateDeclaration, GenerateRecipe),
+}
+
+
+def _task(file: Path) -> Any:
+    """The key `task` as it stands, None where there is none: the schema that it chooses says what is wrong."""
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8")).get("task")
+    except (OSError, ValueError):
+        return None
 
 
 def require_model_name(name: str) -> None:
@@ -117,9 +220,13 @@ def read_recipe(file: Path) -> Recipe:
     Raises DeclarationError: the file breaks the schema, or its name is not a model name.
     """
     require_model_name(file.stem)
-    declared = read(file, Declaration)
-    tables = {name: getattr(declared, name) for name in Declaration.model_fields}
-    return Recipe(file, file.stem, **tables)
+    task = _task(file)
+    if task not in SCHEMAS:
+        read(file, UntaskedDeclaration)  # raises: it knows the tasks
+    schema, recipe = SCHEMAS[task]
+    declared = read(file, schema)
+    tables = {name: getattr(declared, name) for name in schema.model_fields}
+    return recipe(file, file.stem, **tables)
 
 
 def read_recipes(folder: Path, name: str | None = None) -> list[Recipe]:

@@ -18,6 +18,9 @@ from filelock import FileLock
 from ensembles.errors import YardError
 from pipeline.fingerprint import digest, file_digest
 
+# How a step says what it is doing now.
+Report = Callable[[str], None]
+
 
 class StoreError(YardError):
     """An artefact could not be written, or is not what it was."""

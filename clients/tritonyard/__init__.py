@@ -3,6 +3,10 @@
     with Client("grpc://127.0.0.1:8001", model="minilm") as client:
         embeddings = client.embed(["a text", "another"])   # FP32 [2, hidden]
 
+    with Client("grpc://127.0.0.1:8001", model="smollm2") as client:
+        for delta in client.generate("Once upon a time", stream=True):
+            print(delta.text, end="", flush=True)
+
 Knows nothing of how models are built or served.
 """
 
@@ -19,17 +23,24 @@ from tritonyard._errors import (
     ServerUnavailable,
     TritonyardError,
 )
+from tritonyard._generation import Delta, Generation, Options
+from tritonyard._stream import AsyncStream, Stream
 
 __all__ = [
     "AccessDenied",
     "AsyncClient",
+    "AsyncStream",
     "Client",
     "ClientClosed",
     "DeadlineExceeded",
+    "Delta",
+    "Generation",
     "InvalidRequest",
     "ModelNotFound",
+    "Options",
     "ServerFailed",
     "ServerOverloaded",
     "ServerUnavailable",
+    "Stream",
     "TritonyardError",
 ]

@@ -2,14 +2,19 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from tritonyard._base import DEFAULT_URL, Address, BaseClient
 from tritonyard._errors import TritonyardError
 from tritonyard._flows import Embeddings, Flow, Result, embedding, probing
-from tritonyard._transport import AsyncTransport, Call, Deadline
+from tritonyard._generation import Generation, Options, chatting, generation, prompting, spelled_out
+from tritonyard._stream import AsyncStream
+from tritonyard._transport import AsyncTransport, Call, Deadline, Generate
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class AsyncClient(BaseClient):
@@ -36,6 +41,34 @@ class AsyncClient(BaseClient):
         """Return the embeddings of `texts`, FP32 [n, hidden], row for text; see `Client.embed`."""
         return await self._run(embedding(texts, self._named(model), truncate, self._configs), timeout)
 
+    @overload
+    def generate(
+        self, prompt: str, *, stream: Literal[False] = False, **options: "Unpack[Options]"
+    ) -> Coroutine[Any, Any, Generation]: ...
+    @overload
+    def generate(self, prompt: str, *, stream: Literal[True], **options: "Unpack[Options]") -> AsyncStream: ...
+    @spelled_out
+    def generate(
+        self, prompt: str, *, stream: bool = False, **options: "Unpack[Options]"
+    ) -> Coroutine[Any, Any, Generation] | AsyncStream:
+        """Await for what the model writes after `prompt`, or iterate with `stream=True`; see `Client.generate`."""
+        return self._answer(prompting(self._named(options.get("model")), prompt, stream, options), options)
+
+    @overload
+    def chat(
+        self, messages: Sequence[Mapping[str, str]], *, stream: Literal[False] = False, **options: "Unpack[Options]"
+    ) -> Coroutine[Any, Any, Generation]: ...
+    @overload
+    def chat(
+        self, messages: Sequence[Mapping[str, str]], *, stream: Literal[True], **options: "Unpack[Options]"
+    ) -> AsyncStream: ...
+    @spelled_out
+    def chat(
+        self, messages: Sequence[Mapping[str, str]], *, stream: bool = False, **options: "Unpack[Options]"
+    ) -> Coroutine[Any, Any, Generation] | AsyncStream:
+        """Await for the model's answer to `messages`, or iterate with `stream=True`; see `Client.chat`."""
+        return self._answer(chatting(self._named(options.get("model")), messages, stream, options), options)
+
     async def ready(self, *, timeout: float | None = None) -> bool:
         """Tell whether the server is there and all its models are loaded; see `Client.ready`."""
         return await self._run(probing(None), timeout)
@@ -56,6 +89,11 @@ class AsyncClient(BaseClient):
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+    def _answer(self, call: Generate, options: Options) -> Coroutine[Any, Any, Generation] | AsyncStream:
+        deadline = self._deadline(options.get("timeout"))
+        stream = AsyncStream(lambda: self._transport.stream(call, deadline), self._typed(call, deadline))
+        return stream if call.stream else _whole(stream)
 
     async def _run(self, flow: Flow[Result], timeout: float | None) -> Result:
         deadline = self._deadline(timeout)
@@ -96,6 +134,10 @@ class AsyncClient(BaseClient):
     async def _ask(self, call: Call, deadline: Deadline) -> Any:
         with self._typed(call, deadline):
             return await self._transport.ask(call, deadline)
+
+
+async def _whole(stream: AsyncStream) -> Generation:
+    return generation([delta async for delta in stream])
 
 
 def _connect(address: Address) -> AsyncTransport:

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from tritonyard._errors import ClientClosed, DeadlineExceeded, InvalidRequest, kind_of
 from tritonyard._flows import callers_words, utf8
-from tritonyard._transport import Call, Deadline, ModelConfig, Refused
+from tritonyard._transport import Call, Deadline, Generate, ModelConfig, Refused
 
 DEFAULT_URL = "grpc://127.0.0.1:8001"
 DEFAULT_PORTS = {"grpc": 8001, "http": 8000}
@@ -69,7 +69,7 @@ class BaseClient:
         return Deadline(self.timeout if timeout is None else _seconds(timeout))
 
     @contextmanager
-    def _typed(self, call: Call, deadline: Deadline) -> Iterator[None]:
+    def _typed(self, call: Call | Generate, deadline: Deadline) -> Iterator[None]:
         """Turn what a transport raises within into an error of this package."""
         try:
             yield
@@ -78,7 +78,8 @@ class BaseClient:
             kind = ClientClosed if self._closed else kind_of(refused.status, words)
             fact = words or f"the server answered {refused.status}"
             if kind is DeadlineExceeded:
-                fact = f"no answer within {deadline.timeout:g} s"
+                what = "complete answer" if isinstance(call, Generate) else "answer"
+                fact = f"no {what} within {deadline.timeout:g} s"
             raise kind(
                 fact, model=call.model, url=self.url, status=refused.status, words=refused.words or None
             ) from None

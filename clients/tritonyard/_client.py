@@ -1,14 +1,19 @@
 """The synchronous client, and the driver that carries a flow's calls over a transport."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from tritonyard._base import DEFAULT_URL, Address, BaseClient
 from tritonyard._errors import TritonyardError
 from tritonyard._flows import Embeddings, Flow, Result, embedding, probing
-from tritonyard._transport import Call, Deadline, Pending, Transport
+from tritonyard._generation import Generation, Options, chatting, generation, prompting, spelled_out
+from tritonyard._stream import Stream
+from tritonyard._transport import Call, Deadline, Generate, Pending, Transport
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class Client(BaseClient):
@@ -50,6 +55,44 @@ class Client(BaseClient):
         """
         return self._run(embedding(texts, self._named(model), truncate, self._configs), timeout)
 
+    @overload
+    def generate(self, prompt: str, *, stream: Literal[False] = False, **options: "Unpack[Options]") -> Generation: ...
+    @overload
+    def generate(self, prompt: str, *, stream: Literal[True], **options: "Unpack[Options]") -> Stream: ...
+    @spelled_out
+    def generate(self, prompt: str, *, stream: bool = False, **options: "Unpack[Options]") -> Generation | Stream:
+        """Return what the model writes after `prompt`; with `stream=True` an iterable of Delta, while it writes.
+
+        `max_tokens` and `min_tokens` count new tokens; the answer ends before the first of the texts in `stop`.
+        Greedy unless `temperature`, `top_k` or `top_p` is given; `temperature=0` is greedy too. The same `seed`
+        gives the same answer. What is None is left to the server. `model` and `timeout` (seconds, from this call
+        to the last token) replace the client's own.
+
+        Leaving the loop over a Stream cancels the request.
+
+        Raises InvalidRequest (an argument cannot be sent, or the server refused it), and else what `embed` raises;
+        with `stream=True` the server's errors come out of the loop.
+        """
+        return self._answer(prompting(self._named(options.get("model")), prompt, stream, options), options)
+
+    @overload
+    def chat(
+        self, messages: Sequence[Mapping[str, str]], *, stream: Literal[False] = False, **options: "Unpack[Options]"
+    ) -> Generation: ...
+    @overload
+    def chat(
+        self, messages: Sequence[Mapping[str, str]], *, stream: Literal[True], **options: "Unpack[Options]"
+    ) -> Stream: ...
+    @spelled_out
+    def chat(
+        self, messages: Sequence[Mapping[str, str]], *, stream: bool = False, **options: "Unpack[Options]"
+    ) -> Generation | Stream:
+        """Return the model's answer to `messages`, each {"role": ..., "content": ...}; else as `generate`.
+
+        The checkpoint's own chat template makes one prompt of them.
+        """
+        return self._answer(chatting(self._named(options.get("model")), messages, stream, options), options)
+
     def ready(self, *, timeout: float | None = None) -> bool:
         """Tell whether the server is there and all its models are loaded; one that is not there is not ready.
 
@@ -76,6 +119,11 @@ class Client(BaseClient):
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _answer(self, call: Generate, options: Options) -> Generation | Stream:
+        deadline = self._deadline(options.get("timeout"))
+        stream = Stream(lambda: self._transport.stream(call, deadline), self._typed(call, deadline))
+        return stream if call.stream else generation(list(stream))
 
     def _run(self, flow: Flow[Result], timeout: float | None) -> Result:
         deadline = self._deadline(timeout)

@@ -107,12 +107,21 @@ class Rule:
 RULES = (
     Rule(
         ServerOverloaded,
-        ("UNAVAILABLE", 503, 500, 400),
-        r"Exceeds maximum queue size|Request timeout expired",
+        ("UNAVAILABLE", "UNKNOWN", 503, 500, 400),
+        r"Exceeds maximum queue size|queue is full|Request timeout expired",
     ),
-    Rule(ModelNotFound, ("UNAVAILABLE", "INVALID_ARGUMENT", 503, 400), r"unknown model|is not ready|no version"),
-    Rule(AccessDenied, ("UNAVAILABLE", 503, 400), r"(API|protocol) is restricted"),
+    Rule(
+        ModelNotFound,
+        ("UNAVAILABLE", "INVALID_ARGUMENT", "UNKNOWN", 503, 400),
+        r"unknown model|is not ready|no version",
+    ),
+    Rule(AccessDenied, ("UNAVAILABLE", "UNKNOWN", 503, 400), r"(API|protocol) is restricted"),
     Rule(InvalidRequest, ("RESOURCE_EXHAUSTED",), r"message larger than max"),
+    # On a stream of gRPC, Triton's own checks of a request come without a status.
+    Rule(InvalidRequest, ("UNKNOWN",), r"unexpected inference input|inputs but got"),
+    # Over HTTP, whatever goes wrong before the first answer of a generation is a 400.
+    Rule(ServerUnavailable, (400,), r"Server is stopping"),
+    Rule(ServerFailed, (400,), r"Failed to process the request|[Ss]tub process"),
     Rule(InvalidRequest, ("INVALID_ARGUMENT", "OUT_OF_RANGE", "FAILED_PRECONDITION", "ALREADY_EXISTS")),
     Rule(InvalidRequest, ("UNIMPLEMENTED", 400, 405, 409, 411, 413, 414, 415, 422, 431, 501)),
     Rule(ModelNotFound, ("NOT_FOUND", 404)),

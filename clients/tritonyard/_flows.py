@@ -22,7 +22,7 @@ from tritonyard._errors import (
     TritonyardError,
 )
 from tritonyard._plan import cut, estimate
-from tritonyard._transport import Call, GetConfig, Infer, Input, ModelConfig, Probe
+from tritonyard._transport import Call, Generate, GetConfig, Infer, Input, ModelConfig, Probe
 
 Result = TypeVar("Result")
 Flow = Generator[Sequence[Call], list[Any], Result]
@@ -119,7 +119,7 @@ def check_embeds(config: ModelConfig, model: str) -> None:
         )
 
 
-def callers_words(call: Call, words: str) -> str:
+def callers_words(call: Call | Generate, words: str) -> str:
     """Return the server's words with "text 3" of a request turned into its number in the caller's list."""
     if not isinstance(call, Infer):
         return words

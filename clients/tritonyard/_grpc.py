@@ -1,13 +1,25 @@
 """KServe over gRPC, sync and async: Triton's own protobuf messages on a channel of grpcio."""
 
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any, NamedTuple
 
 import grpc
 import grpc.aio
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from tritonyard._transport import Call, Deadline, GetConfig, Infer, ModelConfig, Probe, Refused, tensor
+from tritonyard._transport import (
+    Answer,
+    Call,
+    Deadline,
+    Generate,
+    GetConfig,
+    Infer,
+    ModelConfig,
+    Probe,
+    Refused,
+    scalar,
+    tensor,
+)
 
 CHANNEL_OPTIONS = [
     # Batches of embeddings outgrow gRPC's 4 MB.
@@ -17,6 +29,17 @@ CHANNEL_OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
 ]
+
+# Asks Triton to end a stream with a status of gRPC's own, where it would put a text into a message.
+REAL_STATUS = (("triton_grpc_error", "true"),)
+# Where KServe's message holds the values of a datatype.
+CONTENTS = {
+    "BYTES": "bytes_contents",
+    "BOOL": "bool_contents",
+    "INT32": "int_contents",
+    "UINT64": "uint64_contents",
+    "FP32": "fp32_contents",
+}
 
 
 class Method(NamedTuple):
@@ -47,6 +70,21 @@ def _infer_answer(message: Any) -> Any:
         output.name: tensor(output.name, output.datatype, list(output.shape), raw)
         for output, raw in zip(message.outputs, raws, strict=True)
     }
+
+
+def _generate_request(call: Generate) -> Any:
+    message = service_pb2.ModelInferRequest(model_name=call.model)
+    for name, (datatype, content) in call.inputs.items():
+        values = [each.encode() if isinstance(each, str) else each for each in content]
+        contents = {CONTENTS[datatype]: values}
+        message.inputs.add(name=name, datatype=datatype, shape=[1, len(values)], contents=contents)
+    return message
+
+
+def _generate_answer(message: Any) -> Answer:
+    if message.error_message:
+        raise Refused("UNKNOWN", message.error_message)
+    return {name: scalar(name, array) for name, array in _infer_answer(message.infer_response).items()}
 
 
 def _config(message: Any) -> ModelConfig:
@@ -105,6 +143,14 @@ class GrpcTransport:
             raise Refused("CANCELLED", str(error)) from None
         return GrpcPending(future, method)
 
+    def stream(self, call: Generate, deadline: Deadline) -> "GrpcAnswers":
+        """Send the request on a stream of its own, and nothing after it."""
+        requests = iter([_generate_request(call)])
+        try:
+            return GrpcAnswers(self._stub.ModelStreamInfer(requests, timeout=deadline.left(), metadata=REAL_STATUS))
+        except ValueError as error:
+            raise Refused("CANCELLED", str(error)) from None
+
     def close(self) -> None:
         """Close the channel; calls under way end."""
         self._channel.close()
@@ -131,6 +177,24 @@ class GrpcPending:
         self._future.cancel()
 
 
+class GrpcAnswers:
+    """A stream of gRPC and how its answers are read; gRPC itself ends it at the deadline."""
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+
+    def __iter__(self) -> Iterator[Answer]:
+        try:
+            for message in self._stream:
+                yield _generate_answer(message)
+        except grpc.RpcError as error:
+            raise _refused(error) from None
+
+    def cancel(self) -> None:
+        """Cancel on the server too; nothing happens where the stream is over."""
+        self._stream.cancel()
+
+
 class AsyncGrpcTransport:
     """A channel of its own, opened by the first call: it belongs to the event loop of that call."""
 
@@ -141,19 +205,37 @@ class AsyncGrpcTransport:
 
     async def ask(self, call: Call, deadline: Deadline) -> Any:
         """Call and wait."""
-        if self._channel is None:
-            self._channel = grpc.aio.insecure_channel(self._address, CHANNEL_OPTIONS)
-            self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         method = _method(call)
         try:
-            message = await getattr(self._stub, method.name)(method.encode(call), timeout=deadline.left())
+            message = await getattr(self._opened(), method.name)(method.encode(call), timeout=deadline.left())
         except grpc.RpcError as error:
             raise _refused(error) from None
         except grpc.aio.UsageError as error:  # grpcio's word for a closed channel
             raise Refused("CANCELLED", str(error)) from None
         return method.decode(message)
 
+    async def stream(self, call: Generate, deadline: Deadline) -> AsyncGenerator[Answer, None]:
+        """Send the request on a stream of its own, and nothing after it; yield the answers."""
+        requests = iter([_generate_request(call)])
+        try:
+            stream = self._opened().ModelStreamInfer(requests, timeout=deadline.left(), metadata=REAL_STATUS)
+        except grpc.aio.UsageError as error:
+            raise Refused("CANCELLED", str(error)) from None
+        try:
+            async for message in stream:
+                yield _generate_answer(message)
+        except grpc.RpcError as error:
+            raise _refused(error) from None
+        finally:
+            stream.cancel()
+
     async def close(self) -> None:
         """Close the channel; calls under way end."""
         if self._channel is not None:
             await self._channel.close()
+
+    def _opened(self) -> Any:
+        if self._channel is None:
+            self._channel = grpc.aio.insecure_channel(self._address, CHANNEL_OPTIONS)
+            self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        return self._stub

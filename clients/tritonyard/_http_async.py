@@ -2,13 +2,15 @@
 
 import asyncio
 import math
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
 from yarl import URL
 
-from tritonyard._http_codec import decode, encode
-from tritonyard._transport import Call, Deadline, Refused
+from tritonyard._http_codec import Body, decode, encode
+from tritonyard._transport import Answer, Call, Deadline, Generate, Refused
 
 
 class AsyncHttpTransport:
@@ -20,6 +22,31 @@ class AsyncHttpTransport:
 
     async def ask(self, call: Call, deadline: Deadline) -> Any:
         """Send and wait."""
+        async with self._sent(call, deadline) as response:
+            return decode(call, response.status, response.headers, await response.read())
+
+    async def stream(self, call: Generate, deadline: Deadline) -> AsyncGenerator[Answer, None]:
+        """Send, and yield the answers as they come."""
+        async with self._sent(call, deadline) as response:
+            body = Body(response.status)
+            try:
+                async for data in response.content.iter_any():
+                    for answer in body.cut(data):
+                        yield answer
+                for answer in body.cut(b""):
+                    yield answer
+            finally:
+                # The server sees that nobody waits; nothing happens where the body has been read.
+                response.close()
+
+    async def close(self) -> None:
+        """Close all connections; calls under way end."""
+        if self._session is not None:
+            await self._session.close()
+
+    @asynccontextmanager
+    async def _sent(self, call: Call | Generate, deadline: Deadline) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Send and give the response; what goes wrong until it is read raises Refused."""
         if self._session is None:
             # How many calls are under way is the client's business: no second limit here.
             connector = aiohttp.TCPConnector(limit=0)
@@ -32,16 +59,10 @@ class AsyncHttpTransport:
             async with self._session.request(
                 request.method, url, data=request.body, headers=request.headers, timeout=timeout
             ) as response:
-                body = await response.read()
+                yield response
         except (TimeoutError, asyncio.TimeoutError) as error:  # noqa: UP041 (two classes before 3.11)
             raise Refused("DEADLINE_EXCEEDED", str(error)) from None
         except (aiohttp.ClientError, OSError, ValueError, RuntimeError) as error:
             # aiohttp's own words for a refused connection speak of SSL.
             fault = getattr(error, "os_error", error)
             raise Refused("UNAVAILABLE", f"{type(fault).__name__}: {fault}") from None
-        return decode(call, response.status, response.headers, body)
-
-    async def close(self) -> None:
-        """Close all connections; calls under way end."""
-        if self._session is not None:
-            await self._session.close()

@@ -1,11 +1,11 @@
 """KServe over HTTP as plain data: which request a call is, and what an answer says. Touches no socket."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from tritonyard._transport import Call, GetConfig, Infer, ModelConfig, Probe, Refused, tensor
+from tritonyard._transport import Answer, Call, Generate, GetConfig, Infer, ModelConfig, Probe, Refused, tensor
 
 # How many bytes of a body are JSON; the tensors follow in binary form (Triton's binary data extension).
 JSON_LENGTH = "Inference-Header-Content-Length"
@@ -22,7 +22,7 @@ class Request(NamedTuple):
     body: bytes | None
 
 
-def encode(call: Call) -> Request:
+def encode(call: Call | Generate) -> Request:
     """Return the HTTP request of a call."""
     match call:
         case Infer():
@@ -30,6 +30,10 @@ def encode(call: Call) -> Request:
             headers = {"Content-Type": "application/octet-stream", JSON_LENGTH: str(len(header))}
             body = b"".join([header, *(each.raw for each in call.inputs)])
             return Request("POST", f"{_path(call.model)}/infer", headers, body)
+        case Generate():
+            path = f"{_path(call.model)}/{'generate_stream' if call.stream else 'generate'}"
+            inputs = {name: content for name, (_, content) in call.inputs.items()}
+            return Request("POST", path, {"Content-Type": "application/json"}, json.dumps(inputs).encode())
         case GetConfig():
             return Request("GET", f"{_path(call.model)}/config", {}, None)
         case Probe():
@@ -53,6 +57,42 @@ def decode(call: Call, status: int, headers: Mapping[str, str], body: bytes) -> 
                 return True
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Refused("INTERNAL", f"the answer is not KServe's: {type(error).__name__}: {error}") from None
+
+
+class Body:
+    """The body of the answer to a Generate, cut into answers as it arrives.
+
+    It is server-sent events, whose data Triton writes in one line each, or one JSON object with nothing around it
+    (Triton's generate extension).
+    """
+
+    def __init__(self, status: int):
+        self._status = status
+        self._rest = b""
+
+    def cut(self, data: bytes) -> Iterator[Answer]:
+        """Yield the answers that `data` completes; b"" is the body's end. Raise Refused."""
+        self._rest += data
+        if self._status != 200:
+            if not data:
+                raise Refused(self._status, _words(self._rest.removeprefix(b"data:")))
+            return
+        *lines, self._rest = self._rest.split(b"\n") if data else [self._rest, b""]
+        for line in lines:
+            if text := line.removeprefix(b"data:").strip():
+                yield _answer(text)
+
+
+def _answer(text: bytes) -> Answer:
+    try:
+        answer: Answer = json.loads(text)
+        error = answer.get("error")
+    except (ValueError, AttributeError) as fault:
+        raise Refused("INTERNAL", f"the answer is not Triton's: {type(fault).__name__}: {fault}") from None
+    if error is not None:
+        # The code was sent before the error was known.
+        raise Refused("UNKNOWN", str(error))
+    return answer
 
 
 def _path(model: str) -> str:

@@ -8,10 +8,11 @@ import http.client
 import io
 import socket
 from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
-from tritonyard._http_codec import decode, encode
-from tritonyard._transport import Call, Deadline, Refused
+from tritonyard._http_codec import Body, decode, encode
+from tritonyard._transport import Answer, Call, Deadline, Generate, Refused
 
 # Whatever http.client and sockets raise: http.client turns some nonsense on the wire into ValueError.
 FAULTS = (OSError, http.client.HTTPException, ValueError)
@@ -37,18 +38,15 @@ class HttpTransport:
 
     def start(self, call: Call, deadline: Deadline) -> "HttpPending":
         """Send on an idle connection, or a new one; the answer waits in the socket."""
-        request = encode(call)
         connection = self._take()
-        connection.deadline = deadline
-        try:
-            connection.request(request.method, request.path, request.body, request.headers)
-        except FAULTS as error:
-            connection.close()
-            raise _refused(error) from None
-        except BaseException:
-            connection.close()
-            raise
+        connection.send_call(call, deadline)
         return HttpPending(self, connection, call)
+
+    def stream(self, call: Generate, deadline: Deadline) -> "HttpAnswers":
+        """Send on a connection of its own, which is closed at the end: beside a generation it costs nothing."""
+        connection = _Connection(self._host, self._port)
+        connection.send_call(call, deadline)
+        return HttpAnswers(connection)
 
     def give_back(self, connection: "_Connection") -> None:
         """Keep a connection whose answer has been read for the next call."""
@@ -100,10 +98,47 @@ class HttpPending:
         self._connection.close()
 
 
+class HttpAnswers:
+    """A request that was sent, and the connection that its answers come on."""
+
+    def __init__(self, connection: "_Connection"):
+        self._connection = connection
+        self._sock = connection.sock
+
+    def __iter__(self) -> Iterator[Answer]:
+        try:
+            with self._connection.getresponse() as response:
+                body = Body(response.status)
+                while data := response.read1():
+                    yield from body.cut(data)
+                yield from body.cut(b"")
+        except FAULTS as error:
+            raise _refused(error) from None
+        finally:
+            self._connection.close()
+
+    def cancel(self) -> None:
+        """End the connection: the server sees that nobody waits, and who waits here is woken, to close it."""
+        self._sock.shutdown()
+
+
 class _Connection(http.client.HTTPConnection):
     """One connection whose every wait ends at `deadline`."""
 
     deadline: Deadline
+
+    def send_call(self, call: Call | Generate, deadline: Deadline) -> None:
+        """Send the request of a call; raise Refused, and be closed, where that fails."""
+        self.deadline = deadline
+        request = encode(call)
+        try:
+            self.request(request.method, request.path, request.body, request.headers)
+        except FAULTS as error:
+            self.close()
+            raise _refused(error) from None
+        except BaseException:
+            self.close()
+            raise
 
     def connect(self) -> None:
         """Connect to the first address that answers."""
@@ -153,6 +188,11 @@ class _DeadlineSocket:
         except OSError:
             return False
         return False
+
+    def shutdown(self) -> None:
+        """End the connection on the wire, and any wait on it; another thread's reader must not be closed."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close the socket once its reader is closed too."""

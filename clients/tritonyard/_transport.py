@@ -1,12 +1,14 @@
-"""What the client asks of a wire protocol: three calls, their answers, and who carries them.
+"""What the client asks of a wire protocol: four calls, their answers, and who carries them.
 
 Knows nothing of texts, policy or the error tree. A transport that gets no good answer raises Refused, and
 nothing else but cancellation ever comes out of it.
 """
 
+import struct
 import time
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -52,6 +54,28 @@ class Probe:
 Call = Infer | GetConfig | Probe
 
 
+class Values(NamedTuple):
+    """One row of an input, shape [1, n]: `content` holds str where `datatype` is BYTES, else bool, int or float."""
+
+    datatype: str
+    content: tuple[str | bool | int | float, ...]
+
+
+@dataclass(frozen=True)
+class Generate:
+    """Ask `model`, which may answer many times, for text; an answer is `dict[str, str | int]`, one value an output.
+
+    `stream` says whether answers are wanted before the last one.
+    """
+
+    model: str
+    inputs: dict[str, Values]
+    stream: bool
+
+
+Answer = dict[str, Any]
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """What the client uses of a model's configuration: dims by tensor name, without the batch dimension."""
@@ -94,6 +118,16 @@ class Pending(Protocol):
         """Give the call up at once; nothing happens where it is over."""
 
 
+class Answers(Protocol):
+    """The answers to one Generate, as they arrive; to be iterated once."""
+
+    def __iter__(self) -> Iterator[Answer]:
+        """Yield each answer as it comes, until the server has no more; raise Refused."""
+
+    def cancel(self) -> None:
+        """Give the call up at once, from any thread: who waits for an answer is woken by Refused."""
+
+
 class Transport(Protocol):
     """A synchronous protocol; safe to use from many threads."""
 
@@ -102,6 +136,9 @@ class Transport(Protocol):
 
     def start(self, call: Call, deadline: Deadline) -> Pending:
         """Send the call and return without waiting for the answer; raise Refused."""
+
+    def stream(self, call: Generate, deadline: Deadline) -> Answers:
+        """Send the call and return what its answers come from; raise Refused."""
 
     def close(self) -> None:
         """Close all connections."""
@@ -113,15 +150,38 @@ class AsyncTransport(Protocol):
     async def ask(self, call: Call, deadline: Deadline) -> Any:
         """Return the answer; raise Refused. Cancelling the task cancels the call."""
 
+    def stream(self, call: Generate, deadline: Deadline) -> AsyncGenerator[Answer, None]:
+        """Send the call and yield its answers as they come; raise Refused. Leaving the generator cancels the call."""
+
     async def close(self) -> None:
         """Close all connections."""
 
 
 def tensor(name: str, datatype: str, shape: list[int], raw: bytes) -> "np.ndarray[Any, Any]":
-    """Return an output in numpy form, a view of `raw`; raise Refused where they contradict each other."""
-    from tritonclient.utils import triton_to_np_dtype
+    """Return an output in numpy form, BYTES as objects of type bytes; raise Refused where its parts contradict.
 
+    All but BYTES is a view of `raw`.
+    """
+    from tritonclient.utils import deserialize_bytes_tensor, triton_to_np_dtype
+
+    count = int(np.prod(shape))
     dtype = triton_to_np_dtype(datatype)
-    if dtype in (None, np.object_) or len(raw) != int(np.prod(shape)) * np.dtype(dtype).itemsize:
+    try:
+        flat = deserialize_bytes_tensor(raw) if datatype == "BYTES" else np.frombuffer(raw, dtype, count)
+        fits = dtype is not None and flat.size == count and (datatype == "BYTES" or flat.nbytes == len(raw))
+    except (struct.error, ValueError):
+        fits = False
+    if not fits:
         raise Refused("INTERNAL", f"output '{name}' is {datatype} {shape} in {len(raw)} bytes, which cannot be")
-    return np.frombuffer(raw, dtype).reshape(shape)
+    return flat.reshape(shape)
+
+
+def scalar(name: str, array: "np.ndarray[Any, Any]") -> Any:
+    """Return the one value of an output, BYTES as str; raise Refused where it is not one, or not UTF-8."""
+    if array.size != 1:
+        raise Refused("INTERNAL", f"output '{name}' has {array.size} values, a generation has one")
+    one = array.item()
+    try:
+        return one.decode() if isinstance(one, bytes) else one
+    except UnicodeDecodeError as error:
+        raise Refused("INTERNAL", f"output '{name}' is not UTF-8: {error}") from None

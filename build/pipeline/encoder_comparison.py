@@ -1,26 +1,26 @@
-"""One checkpoint in every precision, side by side: size, parity, sentences a second."""
+"""One encoder in every precision, side by side: size, parity, sentences a second."""
 
 import statistics
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline import onnx_encoder
-from pipeline.engines import Engines, Plan, make_engine
-from pipeline.onnx_encoder import MODEL, TOKENIZER, Report
-from pipeline.quality import Parity, misses, read_texts
-from pipeline.recipe import PRECISIONS, Recipe
+from pipeline.engines import Engines
+from pipeline.onnx_encoder import MODEL, TOKENIZER
+from pipeline.quality import Parity, read_texts
+from pipeline.recipe import EMBED_PRECISIONS, EmbedRecipe
+from pipeline.store import Report
 
 BATCH = 8
 ROUNDS = 5
 
 
 @dataclass(frozen=True)
-class Row:
+class EncoderRow:
     """One precision: bytes on disk, parity with the checkpoint, the gate's findings, speed in this process."""
 
     precision: str
@@ -29,40 +29,27 @@ class Row:
     misses: list[str]
     sentences_per_second: float
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the row as plain data."""
-        return asdict(self)
 
-
-def compare(engines: Engines, recipe: Recipe, report: Report) -> list[Row]:
+def compare_encoders(engines: Engines, recipe: EmbedRecipe, report: Report) -> list[EncoderRow]:
     """Build `recipe` in every precision and measure them in turns, so that a drifting machine hits all alike.
 
     An engine that misses its gate is measured too; nothing is published here.
     """
-    plans = [engines.plan(recipe, precision) for precision in PRECISIONS]
+    plans = [engines.plan(recipe, precision) for precision in EMBED_PRECISIONS]
     with ExitStack() as stack:
-        made = [_made(engines, plan, stack, report) for plan in plans]
+        made = [engines.unpublished(plan, stack, report) for plan in plans]
         report("measuring speed")
         speeds = _speeds([folder for folder, _ in made], recipe.limits.max_tokens)
         return [
-            Row(
-                precision=(precision := plan.step.covers["precision"]),
+            EncoderRow(
+                precision=plan.precision,
                 bytes=(folder / MODEL).stat().st_size,
-                parity=parity,
-                misses=misses(parity, getattr(recipe.quality, precision)),
+                parity=Parity(**facts["parity"]),
+                misses=plan.misses(facts),
                 sentences_per_second=round(speed, 1),
             )
-            for plan, (folder, parity), speed in zip(plans, made, speeds, strict=True)
+            for plan, (folder, facts), speed in zip(plans, made, speeds, strict=True)
         ]
-
-
-def _made(engines: Engines, plan: Plan, stack: ExitStack, report: Report) -> tuple[Path, Parity]:
-    """The engine's folder and parity: the published one, or one made for this comparison only."""
-    if artefact := engines.store.find(plan.step):
-        return artefact.folder, Parity(**artefact.facts["parity"])
-    precision = plan.step.covers["precision"]
-    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=f"tritonyard-{precision}-")))
-    return folder, make_engine(plan, folder, lambda stage: report(f"{precision}: {stage}"))
 
 
 def _speeds(folders: Sequence[Path], max_tokens: int) -> list[float]:

@@ -1,0 +1,91 @@
+"""The plainest loop over an ONNX decoder: rows in lock-step, greedy. What tests and serving are held against."""
+
+import json
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.onnx_decoder import DECODER
+from pipeline.onnx_encoder import MODEL, open_session
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class GreedyDecoder:
+    """`rows` rows of at most `length` tokens over the engine in `folder`.
+
+    Key-value buffers FP32 [rows, heads, length, head size] are past and present at once. All rows are equally long,
+    so one number says what each has cached.
+    """
+
+    def __init__(self, folder: Path, rows: int, length: int):
+        import numpy as np
+
+        facts = json.loads((folder / DECODER).read_text())
+        self.rows, self.length = rows, length
+        self._session = open_session(folder / MODEL)
+        inputs = {each.name: each for each in self._session.get_inputs()}
+        self._positions = "position_ids" in inputs
+        self._logits = np.empty((rows, 1, facts["vocab_size"]), np.float32)
+        self._binding = self._session.io_binding()
+        self._buffers = {
+            name: np.zeros((rows, each.shape[1], length, facts["head_size"]), np.float32)
+            for name, each in inputs.items()
+            if name.startswith("past_key_values.")
+        }
+        for name, buffer in self._buffers.items():
+            at = ("cpu", 0, np.float32, buffer.shape, buffer.ctypes.data)
+            self._binding.bind_input(name, *at)
+            self._binding.bind_output(name.replace("past_key_values", "present"), *at)
+        self._binding.bind_output("logits", "cpu", 0, np.float32, self._logits.shape, self._logits.ctypes.data)
+
+    def feed(self, ids: "NDArray[np.int64]", cached: int) -> "NDArray[np.float32]":
+        """Run `ids` INT64 [rows, s] behind `cached` tokens; return the last position's logits FP32 [rows, V].
+
+        The result is a view that the next call overwrites.
+        """
+        import numpy as np
+
+        total = cached + ids.shape[1]
+        feeds: dict[str, NDArray[Any]] = {
+            "input_ids": np.ascontiguousarray(ids, np.int64),
+            "attention_mask": np.ones((self.rows, total), np.int64),
+        }
+        if self._positions:
+            feeds["position_ids"] = np.tile(np.arange(cached, total, dtype=np.int64), (self.rows, 1))
+        for name, value in feeds.items():
+            self._binding.bind_input(name, "cpu", 0, np.int64, value.shape, value.ctypes.data)
+        self._session.run_with_iobinding(self._binding)
+        logits: NDArray[np.float32] = self._logits[:, 0]
+        return logits
+
+    def teacher_forced(self, texts: Sequence[Sequence[int]]) -> Iterator["NDArray[np.float32]"]:
+        """Feed `texts`, one a row, token by token; yield the logits FP32 [rows, V] behind each position.
+
+        A text that ends early is fed token 0 on: its rows are then without meaning.
+        """
+        import numpy as np
+
+        ids = np.zeros((self.rows, max(map(len, texts))), np.int64)
+        for row, text in zip(ids, texts, strict=False):
+            row[: len(text)] = text
+        for position in range(ids.shape[1]):
+            yield self.feed(ids[:, position : position + 1], position)
+
+    def generate_greedy(self, ids: Sequence[int], max_tokens: int, end_ids: Collection[int]) -> list[int]:
+        """Continue the prompt `ids` on the first row by at most `max_tokens` tokens; the end token is left out."""
+        import numpy as np
+
+        fed = np.tile(np.array(ids, np.int64), (self.rows, 1))
+        cached = 0
+        answer: list[int] = []
+        while len(answer) < max_tokens:
+            token = int(self.feed(fed, cached)[0].argmax())
+            if token in end_ids:
+                break
+            answer.append(token)
+            cached += fed.shape[1]
+            fed = np.full((self.rows, 1), token, np.int64)
+        return answer

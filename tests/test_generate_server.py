@@ -1,0 +1,400 @@
+"""Text generation through the real tritonserver, held against the plain loop over the same engine."""
+
+import http.client
+import json
+import random
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from served_metrics import value
+from tokenizers import Tokenizer
+
+from pipeline.engines import Plan
+from pipeline.greedy import GreedyDecoder
+from pipeline.store import Artefact
+from serving import supervisor
+from serving.ports import free_ports
+from serving.server import Server
+from tritonyard import Client, Delta, Generation, InvalidRequest, ServerFailed, ServerOverloaded, TritonyardError
+from yard.checkout import BACKENDS
+
+pytestmark = pytest.mark.server
+
+MODEL = "smollm2"
+DECODER = {"model": "smollm2_decoder"}
+SLOTS = 16
+SUBJECTS = ("rain", "Rome", "cats", "the sea", "iron", "bread", "chess", "old maps")
+# From the cancel's start at the caller to the engine's last token, in steps of the engine.
+STEPS_TO_CANCEL = 8
+
+
+class Oracle:
+    """What greedy decoding gives: the engine alone, one request at a time, remembered."""
+
+    def __init__(self, folder: Path):
+        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self._end_ids = json.loads((folder / "decoder.json").read_text())["end_ids"]
+        self._decoder = GreedyDecoder(folder, 1, 1024)
+        self._known: dict[tuple[str, int], list[int]] = {}
+
+    def ids(self, prompt: str, max_tokens: int) -> list[int]:
+        if (prompt, max_tokens) not in self._known:
+            ids = self.tokenizer.encode(prompt).ids
+            self._known[prompt, max_tokens] = self._decoder.generate_greedy(ids, max_tokens, self._end_ids)
+        return self._known[prompt, max_tokens]
+
+    def text(self, prompt: str, max_tokens: int) -> str:
+        text: str = self.tokenizer.decode(self.ids(prompt, max_tokens), skip_special_tokens=True)
+        return text
+
+
+@pytest.fixture(scope="module")
+def oracle(smollm2: tuple[Plan, Artefact]) -> Oracle:
+    return Oracle(smollm2[1].folder)
+
+
+@pytest.fixture
+def settled(server: Server) -> Iterator[Server]:
+    """The shared server, with nothing of a test left in it afterwards."""
+    yield server
+    wait_until(lambda: value(server.metrics_url, "slots_used", **DECODER) == 0)
+    wait_until(lambda: value(server.metrics_url, "requests_waiting", **DECODER) == 0)
+    wait_until(lambda: value(server.metrics_url, "detokenizer_streams") == 0)
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.02)
+
+
+def prompt(number: int) -> str:
+    """A prompt of about 10 to 250 tokens."""
+    question = f"Question {number}: tell me about {SUBJECTS[number % len(SUBJECTS)]}.\nAnswer:"
+    return " ".join([f"It is {number} past noon and nobody came."] * (number % 5 * 5)) + question
+
+
+def text_of(deltas: list[Delta]) -> str:
+    assert [delta.finish_reason for delta in deltas[:-1]] == [None] * (len(deltas) - 1)
+    assert deltas[-1].finish_reason
+    return "".join(delta.text for delta in deltas)
+
+
+@pytest.mark.parametrize("scheme", ["grpc", "http"])
+def test_32_prompts_that_join_and_leave_at_random_get_the_reference_token_for_token(
+    settled: Server, oracle: Oracle, scheme: str
+) -> None:
+    draw = random.Random(7)
+    asked = [(prompt(number), draw.randint(1, 40), draw.random() * 2.0) for number in range(32)]
+    url = settled.grpc_url if scheme == "grpc" else settled.http_url
+
+    def ask(case: tuple[str, int, float]) -> list[Delta]:
+        text, limit, delay_s = case
+        time.sleep(delay_s)
+        return list(client.generate(text, max_tokens=limit, stream=True))
+
+    with Client(url, model=MODEL, timeout=60) as client, ThreadPoolExecutor(32) as pool:
+        answers = list(pool.map(ask, asked))
+    for (text, limit, _), deltas in zip(asked, answers, strict=True):
+        want = oracle.ids(text, limit)
+        assert text_of(deltas) == oracle.text(text, limit)
+        assert deltas[-1].num_output_tokens == len(want)
+        assert deltas[-1].num_input_tokens == len(oracle.tokenizer.encode(text).ids)
+        assert deltas[-1].finish_reason == ("length" if len(want) == limit else "stop")
+
+
+@pytest.mark.parametrize("scheme", ["grpc", "http"])
+def test_not_streamed_is_the_same_text_in_one_piece(settled: Server, oracle: Oracle, scheme: str) -> None:
+    with Client(settled.grpc_url if scheme == "grpc" else settled.http_url, model=MODEL) as client:
+        answer = client.generate(prompt(3), max_tokens=30)
+        streamed = list(client.generate(prompt(3), max_tokens=30, stream=True))
+    assert answer.text == text_of(streamed) == oracle.text(prompt(3), 30)
+    assert len(streamed) > 10
+
+
+def test_stop_strings_cut_from_real_answers(settled: Server, oracle: Oracle) -> None:
+    draw = random.Random(5)
+    with Client(settled.grpc_url, model=MODEL, timeout=60) as client:
+        for case in range(40):
+            whole = oracle.text(prompt(case), 40)
+            start = draw.randrange(len(whole) - 1)
+            stop = whole[start : start + draw.randint(1, 12)]
+            stream = case % 4 > 0
+            asked = client.generate(prompt(case), max_tokens=40, stop=["never said", stop], stream=stream)
+            answer = asked if isinstance(asked, Generation) else None
+            deltas = [] if isinstance(asked, Generation) else list(asked)
+            text = answer.text if answer else text_of(deltas)
+            assert text == whole[: whole.index(stop)], (whole, stop)
+            assert (answer or deltas[-1]).finish_reason == "stop"
+
+
+def test_200_cancels_at_random_moments(settled: Server, oracle: Oracle) -> None:
+    """Running, prefilling and waiting, gRPC and HTTP: the slot is free soon, nothing stays, others are untouched."""
+    draw = random.Random(11)
+    url, over = settled.metrics_url, threading.Event()
+    wrong: list[str] = []
+    overshoot: list[float] = []
+
+    def others(number: int) -> None:
+        with Client(settled.grpc_url, model=MODEL, timeout=120) as client:
+            while not over.is_set():
+                answer = client.generate(prompt(number), max_tokens=40)
+                if answer.text != oracle.text(prompt(number), 40):
+                    wrong.append(answer.text)
+
+    for number in (1, 2):
+        oracle.text(prompt(number), 40)
+    with Client(settled.grpc_url, model=MODEL) as over_grpc, Client(settled.http_url, model=MODEL) as over_http:
+        cancel_once(over_grpc, draw, 5)
+        before = memory(settled)
+        threads = [threading.Thread(target=others, args=(number,)) for number in (1, 2)]
+        for thread in threads:
+            thread.start()
+        for case in range(200):
+            done, tokens = counted(url)
+            seen = cancel_once(over_http if case % 2 else over_grpc, draw, draw.choice([0, 0, 1, 2, 5, 9]))
+            wait_until(lambda done=done: counted(url)[0] == done + 1)
+            overshoot.append(counted(url)[1] - tokens - seen)
+        over.set()
+        for thread in threads:
+            thread.join(60)
+    assert wrong == []
+    assert max(overshoot) <= STEPS_TO_CANCEL, sorted(overshoot)[-10:]
+    wait_until(lambda: value(url, "detokenizer_streams") == 0)
+    assert memory(settled) - before < 30e6
+
+
+def counted(url: str) -> tuple[float, float]:
+    """How many requests were cancelled so far, and how many tokens they had."""
+    cancelled = {**DECODER, "finish_reason": "cancelled"}
+    return value(url, "requests_finished", **cancelled), value(url, "output_tokens", **cancelled)
+
+
+def cancel_once(client: Client, draw: random.Random, deltas: int) -> int:
+    """Leave a stream after so many deltas, or (0) somewhere in its prefill; return the tokens that it had by then."""
+    long = " ".join(["one two three four five six seven"] * draw.randint(1, 100))
+    stream = client.generate(long, max_tokens=200, min_tokens=200, stream=True)
+    if not deltas:
+        timer = threading.Timer(draw.random() * 0.3 + 0.01, stream.close)
+        timer.start()
+        seen = [delta.num_output_tokens for delta in stream]
+        timer.join()
+        return seen[-1] if seen else 0
+    for delta in stream:
+        deltas -= 1
+        if not deltas:
+            break
+    return delta.num_output_tokens
+
+
+def memory(server: Server) -> float:
+    """The proportional set size of all stubs in bytes."""
+    return float(sum(psutil.Process(pid).memory_full_info().pss for pid in server.stubs()))
+
+
+def test_waiting_requests_are_cancelled_where_they_wait(settled: Server) -> None:
+    with Client(settled.grpc_url, model=MODEL, timeout=60) as client, ThreadPoolExecutor(40) as pool:
+        running = [pool.submit(client.generate, "Count:", max_tokens=100, min_tokens=100) for _ in range(SLOTS)]
+        wait_until(lambda: value(settled.metrics_url, "slots_used", **DECODER) == SLOTS)
+        streams = [client.generate(f"Wait {number}:", max_tokens=9, stream=True) for number in range(12)]
+        waiting = [pool.submit(list, stream) for stream in streams]
+        wait_until(lambda: value(settled.metrics_url, "requests_waiting", **DECODER) == 12)
+        done = counted(settled.metrics_url)[0]
+        for stream in streams[::2]:
+            stream.close()
+        wait_until(lambda: counted(settled.metrics_url)[0] == done + 6, timeout_s=3)
+        assert [text_of(future.result(60)) != "" for future in waiting[1::2]] == [True] * 6
+        assert all(future.result(60).num_output_tokens == 100 for future in running)
+
+
+def test_64_streams_to_16_slots_all_end_well_in_order_of_arrival(settled: Server) -> None:
+    first: dict[int, float] = {}
+
+    def ask(number: int) -> int:
+        for delta in client.generate(f"Number {number} says:", max_tokens=24, min_tokens=24, stream=True):
+            first.setdefault(number, time.monotonic())
+        return delta.num_output_tokens
+
+    with Client(settled.grpc_url, model=MODEL, timeout=120) as client, ThreadPoolExecutor(64) as pool:
+        futures = []
+        for number in range(64):
+            futures.append(pool.submit(ask, number))
+            time.sleep(0.01)
+        assert [future.result(120) for future in futures] == [24] * 64
+    order = sorted(first, key=first.__getitem__)
+    # Two that start in the same step may be seen in either order.
+    assert max(abs(place - number) for place, number in enumerate(order)) <= 4, order
+
+
+@pytest.fixture(scope="module")
+def small(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server whose decoder has 2 slots and a queue of 2."""
+    copy = tmp_path_factory.mktemp("small") / "cpu"
+    shutil.copytree(repository, copy, copy_function=shutil.copy)
+    for folder in copy.glob("minilm*"):
+        shutil.rmtree(folder)
+    file = copy / "smollm2_decoder" / "config.pbtxt"
+    text = file.read_text()
+    for key, old in (("slots", "16"), ("max_queue_size", "256")):
+        changed = text.replace(
+            f'key: "{key}"\n  value {{\n    string_value: "{old}"', f'key: "{key}"\n  value {{\n    string_value: "2"'
+        )
+        assert changed != text
+        text = changed
+    file.write_text(text)
+    with Server(copy, BACKENDS, free_ports(), copy.parent / "log") as running:
+        running.wait_until_live(60)
+        yield running
+
+
+@pytest.mark.parametrize("scheme", ["grpc", "http"])
+def test_a_full_queue_answers_at_once_with_the_right_status(small: Server, scheme: str) -> None:
+    url = small.grpc_url if scheme == "grpc" else small.http_url
+    with Client(url, model=MODEL, timeout=60) as client, ThreadPoolExecutor(8) as pool:
+        taken = []
+        for number in range(4):
+            taken.append(pool.submit(client.generate, "Go on:", max_tokens=200, min_tokens=200))
+            wait_until(lambda number=number: in_engine(small) == number + 1)
+        begun = time.monotonic()
+        for stream in (False, True):
+            with pytest.raises(ServerOverloaded, match="2 requests wait for 2 slots") as refused:
+                list(client.generate("Me too:", max_tokens=3, stream=True)) if stream else client.generate("Me too:")
+            assert refused.value.status == ("UNAVAILABLE" if scheme == "grpc" else 503)
+        assert time.monotonic() - begun < 1.0
+        assert [future.result(60).num_output_tokens for future in taken] == [200] * 4
+        assert client.generate("Now?", max_tokens=3).num_output_tokens == 3
+
+
+def in_engine(server: Server) -> float:
+    url = server.metrics_url
+    return value(url, "slots_used", **DECODER) + value(url, "requests_waiting", **DECODER)
+
+
+MESSAGE = '[{"role": "user", "content": "Hi"}]'
+
+
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        ({"text_input": "x " * 3000}, "3000 tokens"),
+        ({"text_input": "x", "max_tokens": 0}, "max_tokens is 0; give 1 or more"),
+        ({"text_input": "x", "max_tokens": -3}, "max_tokens is -3"),
+        ({"text_input": "x", "max_tokens": 5000}, "leaves room for"),
+        ({"text_input": "x", "temperature": -1.0}, "temperature is -1"),
+        ({"text_input": "x", "top_p": 1.5}, "top_p is 1.5"),
+        ({"text_input": "x", "top_k": -1}, "top_k is -1"),
+        ({"messages": '[{"role": "usr", "content": "Hi"}]'}, "unknown role 'usr'; did you mean 'user'?"),
+        ({"messages": "hello"}, "messages is not JSON"),
+        ({"text_input": "x", "messages": MESSAGE}, "both text_input and messages"),
+        ({"max_tokens": 4}, "neither text_input nor messages"),
+        ({"text_input": "x", "stop_words": ["y" * 1_000_000]}, "stop word 0 is 1000000 bytes long"),
+    ],
+)
+def test_bad_requests_over_http_get_a_sentence_and_the_server_goes_on(
+    settled: Server, inputs: dict[str, Any], words: str
+) -> None:
+    for endpoint in ("generate", "generate_stream"):
+        status, body = post(settled, endpoint, json.dumps(inputs).encode())
+        assert words in body, body
+        assert status == 400
+    with Client(settled.http_url, model=MODEL) as client:
+        assert client.generate("The sky is", max_tokens=3).num_output_tokens == 3
+
+
+def post(server: Server, endpoint: str, body: bytes) -> tuple[int, str]:
+    connection = http.client.HTTPConnection("127.0.0.1", server.ports.http, timeout=20)
+    connection.request("POST", f"/v2/models/{MODEL}/{endpoint}", body, {"Content-Type": "application/json"})
+    response = connection.getresponse()
+    text = response.read().decode()
+    connection.close()
+    return response.status, text
+
+
+def test_bad_numbers_and_bytes_over_grpc(settled: Server) -> None:
+    """What JSON and the SDK cannot even say."""
+    import numpy as np
+    from tritonclient.grpc import InferenceServerClient, InferInput
+
+    for name, datatype, array, words in (
+        ("temperature", "FP32", np.array([[np.nan]], np.float32), "temperature is nan"),
+        ("repetition_penalty", "FP32", np.array([[np.inf]], np.float32), "repetition_penalty is inf"),
+        ("text_input", "BYTES", np.array([[b"caf\xe9"]], object), "text_input is not UTF-8: byte 0xe9 at position 3"),
+    ):
+        inputs = {"text_input": ("BYTES", np.array([[b"x"]], object)), name: (datatype, array)}
+        answers: list[Any] = []
+        arrived = threading.Event()
+        with InferenceServerClient(settled.grpc_url.removeprefix("grpc://")) as client:
+
+            def take(result: Any, error: Any, answers: list[Any] = answers, arrived: Any = arrived) -> None:
+                answers.append(error)
+                arrived.set()
+
+            client.start_stream(take)
+            tensors = [InferInput(key, [1, 1], kind).set_data_from_numpy(data) for key, (kind, data) in inputs.items()]
+            client.async_stream_infer(MODEL, tensors)
+            assert arrived.wait(10)
+            client.stop_stream()
+        assert words in str(answers[0])
+    with Client(settled.grpc_url, model=MODEL) as sdk:
+        with pytest.raises(InvalidRequest, match="longest this model takes is"):
+            sdk.generate("x " * 3000)
+        assert sdk.generate("The sky is", max_tokens=3).num_output_tokens == 3
+
+
+def test_a_deadline_frees_the_slot(settled: Server) -> None:
+    for url in (settled.grpc_url, settled.http_url):
+        done = counted(settled.metrics_url)[0]
+        with Client(url, model=MODEL) as client, pytest.raises(TritonyardError, match="no answer within 0.5 s"):
+            list(client.generate("On and on:", max_tokens=900, min_tokens=900, stream=True, timeout=0.5))
+        wait_until(lambda done=done: counted(settled.metrics_url)[0] == done + 1, timeout_s=2)
+
+
+def test_sampling_reaches_the_engine(settled: Server) -> None:
+    with Client(settled.grpc_url, model=MODEL) as client:
+        drawn = {client.generate("A poem:", max_tokens=16, temperature=1.2, seed=seed).text for seed in range(6)}
+        again = [client.generate("A poem:", max_tokens=16, temperature=1.2, top_p=0.9, seed=3).text for _ in range(2)]
+        greedy = {client.generate("A poem:", max_tokens=16, temperature=1.2, top_k=1).text for _ in range(2)}
+        assert client.generate("A poem:", max_tokens=16, temperature=0).text in greedy
+    assert len(drawn) == 6
+    assert again[0] == again[1]
+    assert len(greedy) == 1
+
+
+def test_a_killed_engine_is_an_error_within_2_seconds_and_comes_back(
+    repository: Path, oracle: Oracle, tmp_path: Path
+) -> None:
+    server = Server(repository, BACKENDS, free_ports(), tmp_path / "log")
+    supervisor.start(server, repository, lambda _: None)
+    said: list[str] = []
+    keeper = threading.Thread(target=supervisor.supervise, args=(server, repository, said.append), daemon=True)
+    keeper.start()
+    ended: list[tuple[float, BaseException | None]] = []
+
+    def ask(number: int) -> None:
+        try:
+            list(client.generate(prompt(number), max_tokens=300, min_tokens=300, stream=True))
+        except Exception as error:
+            ended.append((time.monotonic(), error))
+
+    with Client(server.grpc_url, model=MODEL, timeout=60) as client, ThreadPoolExecutor(16) as pool:
+        for number in range(16):
+            pool.submit(ask, number)
+        wait_until(lambda: value(server.metrics_url, "slots_used", **DECODER) == 16)
+        victim = next(pid for pid, line in server.stubs().items() if "smollm2_decoder" in line)
+        psutil.Process(victim).kill()
+        killed = time.monotonic()
+        wait_until(lambda: len(ended) == 16)
+        assert max(when for when, _ in ended) - killed < 2.0
+        assert [error for _, error in ended if not isinstance(error, TritonyardError)] == []
+        assert not any(isinstance(error, ServerFailed) and "Traceback" in str(error) for _, error in ended)
+        wait_until(lambda: "ready again" in said, timeout_s=30)
+        assert client.generate(prompt(1), max_tokens=20).text == oracle.text(prompt(1), 20)
+    server.stop()

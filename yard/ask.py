@@ -1,0 +1,80 @@
+"""`yard ask`: a question -> the answer as it is written, through a running server."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Unpack
+
+import click
+
+from ensembles.errors import YardError
+from tritonyard import Client, Options, Stream, TritonyardError
+from yard.console import err
+
+# Who watches an answer grow ends it with Ctrl-C.
+TIMEOUT_S = 600.0
+
+
+@click.command()
+@click.argument("question")
+@click.option("--url", default="grpc://127.0.0.1:8001", show_default=True, help="grpc://... or http://...")
+@click.option("--model", default="smollm2", show_default=True)
+@click.option("--system", metavar="TEXT", help="What the model is told before the question.")
+@click.option("--max-tokens", default=256, show_default=True, help="End after so many tokens.")
+@click.option("--temperature", type=float, help="0 always takes the likeliest token; so does leaving it out.")
+@click.option("--top-p", type=float, help="Sample among the likeliest tokens that hold this share.")
+@click.option("--top-k", type=int, help="Sample among so many likeliest tokens.")
+@click.option("--seed", type=int, help="The same seed, the same answer.")
+@click.option("--raw", is_flag=True, help="Let the model go on from QUESTION as it stands, without a chat template.")
+def ask(question: str, url: str, system: str | None, raw: bool, **options: Unpack[Options]) -> None:
+    """Ask a model QUESTION and print its answer while it is written; Ctrl-C cancels it on the server.
+
+    \b
+    Example: yard ask "What is the capital of France?"
+    """
+    if raw and system is not None:
+        raise click.UsageError("--system is a message and --raw sends none; drop one of them")
+    messages = [{"role": "user", "content": question}]
+    if system is not None:
+        messages.insert(0, {"role": "system", "content": system})
+    with connected(url) as client:
+        if raw:
+            write(client.generate(question, stream=True, **options))
+        else:
+            write(client.chat(messages, stream=True, **options))
+
+
+def show(url: str, model: str, question: str, max_tokens: int) -> None:
+    """Ask a model one question and print its answer while it is written."""
+    with connected(url) as client:
+        write(client.chat([{"role": "user", "content": question}], stream=True, model=model, max_tokens=max_tokens))
+
+
+@contextmanager
+def connected(url: str) -> Iterator[Client]:
+    """Give a client of the server at `url`, whose errors become sentences."""
+    try:
+        with Client(url, timeout=TIMEOUT_S) as client:
+            yield client
+    except TritonyardError as error:
+        raise YardError(str(error)) from error
+
+
+def write(stream: Stream) -> None:
+    """Print an answer while it grows, and then, on standard error, how long and how fast it was."""
+    begun = time.monotonic()
+    first = None
+    try:
+        for delta in stream:
+            if first is None:
+                first = time.monotonic() - begun
+            click.echo(delta.text, nl=False)
+    finally:
+        if first is not None:
+            click.echo()
+    took = time.monotonic() - begun
+    err.print(
+        f"{delta.num_input_tokens} tokens in, {delta.num_output_tokens} out at "
+        f"{delta.num_output_tokens / took:.1f} tokens/s, the first after {first:.2f} s; {delta.finish_reason}",
+        markup=False,
+    )
