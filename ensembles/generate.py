@@ -1,8 +1,8 @@
 """The ensemble of the generate task: text or messages -> tokenizer -> decoder -> detokenizer -> text, in deltas.
 
-text_input | messages ─► NAME_tokenizer ─► input_ids, input_lengths ─► NAME_decoder ─► output_ids ─► NAME_detokenizer
-stop_words, stream              └──────► streaming, stream_context ────►    └────► stream_context ────►    └─► text_output
-max_tokens, temperature, ... ──────────────────────────────────────────►
+text_input | messages ─► NAME_tokenizer ─► input_ids ─► NAME_decoder ─► output_ids ─► NAME_detokenizer ─► text_output
+stop_words, stream            └──────► stream_context, streaming ────►      └──► stream_context ──►
+max_tokens, temperature, ... ────────────────────────────────────►
 
 The ensemble speaks the tensor names of TensorRT-LLM's own ensemble, the decoder those of its `tensorrt_llm` model
 (TensorRT-LLM 1.2.1, `all_models/inflight_batcher_llm`). Beyond them: `messages`, `finish_reason`, `stream_context`.

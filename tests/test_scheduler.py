@@ -26,6 +26,7 @@ class Played:
         budget = CHUNK
         while budget and (chunk := self.scheduler.next_chunk(budget)):
             row = chunk.sequence.row
+            assert chunk.stop - chunk.start > 1 or chunk.sequence.prompt_length == 1
             if chunk.start == 0:
                 self.rows[row] = []
                 self.admitted.append(chunk.sequence)
@@ -102,6 +103,27 @@ def test_a_long_prompt_delays_running_requests_by_one_chunk_a_step() -> None:
     for step in range(1, 11):
         assert played.step() == CHUNK
         assert len(played.rows[running.row]) == before + step
+
+
+@pytest.mark.parametrize(
+    ("lengths", "steps"),
+    [
+        ([1], [1]),
+        ([5], [3, 2]),
+        ([9], [4, 3, 2]),
+        ([3, 1], [4]),
+        ([3, 2], [3, 2]),
+        ([2, 3], [2, 3]),
+        ([2, 4], [4, 2]),
+        ([1, 1, 3], [2, 3]),
+    ],
+)
+def test_no_chunk_has_one_token_but_of_a_prompt_of_one(lengths, steps) -> None:
+    played = Played()
+    for length in lengths:
+        played.submit(length)
+    assert [played.step() for _ in steps] == steps
+    assert len(played.scheduler.running) == len(lengths)
 
 
 def test_short_prompts_share_a_step() -> None:

@@ -4,7 +4,9 @@ Rows 0..n-1 run: each decodes one token a step. At most one request is in mid pr
 leaves is filled by the last one, so that running rows stay the first ones; that is the only time when KV is copied.
 
 Prompts are prefilled in order of arrival and in chunks: a step carries at most `chunk` prompt tokens, of as many
-prompts as fit, so a long prompt delays running requests by one chunk a step and no more.
+prompts as fit, so a long prompt delays running requests by one chunk a step and no more. Where a prompt is cut makes no
+difference to its tokens, bit for bit, but for a chunk of one: that goes through the attention kernel of decoding, and
+with int8 weights the last bits decide near-ties. So no chunk has one token, but of a prompt of one.
 """
 
 from collections import deque
@@ -47,7 +49,7 @@ class Move:
 
 
 class Scheduler:
-    """Rows and queue of one engine with `slots` rows."""
+    """Rows and queue of one engine with `slots` rows; `chunk` is at least 3."""
 
     def __init__(self, slots, max_queue_size, chunk):
         self.slots, self.max_queue_size, self.chunk = slots, max_queue_size, chunk
@@ -74,15 +76,21 @@ class Scheduler:
         self.waiting.append(sequence)
 
     def next_chunk(self, budget):
-        """Return the next Chunk of at most `budget` tokens, None when no prompt waits for which a row is free."""
-        if self.prefilling is None:
+        """Return the next Chunk of at most `budget` tokens, None when no prompt waits for which there is room."""
+        sequence = self.prefilling
+        if sequence is None:
             if not self.waiting or self.slots_used == self.slots:
                 return None
+            sequence = self.waiting[0]
+        left = sequence.prompt_length - sequence.prefilled
+        size = min(left, budget)
+        size -= left - size == 1  # two for the last chunk
+        if size < min(left, 2):
+            return None  # the next step has room for more
+        if sequence is not self.prefilling:
             self.prefilling = self.waiting.popleft()
-            self.prefilling.row = len(self.running)
-        sequence = self.prefilling
-        stop = min(sequence.prompt_length, sequence.prefilled + budget)
-        return Chunk(sequence, sequence.prefilled, stop)
+            sequence.row = len(self.running)
+        return Chunk(sequence, sequence.prefilled, sequence.prefilled + size)
 
     def prefilled(self, chunk):
         """Note that `chunk` was computed; return the Move, if any, that its sequence needs to join the running rows."""
