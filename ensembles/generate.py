@@ -8,7 +8,7 @@ The ensemble speaks the tensor names of TensorRT-LLM's own ensemble, the decoder
 (TensorRT-LLM 1.2.1, `all_models/inflight_batcher_llm`). Beyond them: `messages`, `finish_reason`, `stream_context`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ensembles.model import DataType, Ensemble, Model, Step, Tensor
 
@@ -60,8 +60,8 @@ class GenerateSpec:
 
 def generate_ensemble(spec: GenerateSpec) -> Ensemble:
     """Compose the three models of `spec` and wire them."""
-    tokenizer, decoder, detokenizer = _tokenizer(spec), _decoder(spec), _detokenizer(spec)
-    texts = tokenizer.inputs
+    texts = (TEXT_INPUT, MESSAGES, STOP_WORDS, STREAM, EXCLUDE_INPUT, RETURN_INPUT_COUNT, RETURN_OUTPUT_COUNT)
+    tokenizer, decoder, detokenizer = _tokenizer(spec, texts), _decoder(spec), _detokenizer(spec)
     settings = tuple(Tensor(name, dtype, (1,), optional=True) for name, (_, dtype) in SAMPLING.items())
     tokens = {tensor.name: tensor.name for tensor in tokenizer.outputs}
     # The decoder echoes the context: the detokenizer may not take tensors from both sides of a decoupled step.
@@ -79,18 +79,20 @@ def generate_ensemble(spec: GenerateSpec) -> Ensemble:
     )
 
 
-def _tokenizer(spec: GenerateSpec) -> Model:
+def _tokenizer(spec: GenerateSpec, texts: tuple[Tensor, ...]) -> Model:
+    """Without a batch dimension of Triton's: it would refuse a request that has no inputs before the model can."""
+    outputs = (
+        Tensor("input_ids", "INT32", (-1,)),
+        Tensor("input_lengths", "INT32", (1,)),
+        Tensor("streaming", "BOOL", (1,)),
+        STREAM_CONTEXT,
+    )
     return Model(
         name=f"{spec.name}_tokenizer",
         backend="tokenizer",
-        max_batch_size=1,
-        inputs=(TEXT_INPUT, MESSAGES, STOP_WORDS, STREAM, EXCLUDE_INPUT, RETURN_INPUT_COUNT, RETURN_OUTPUT_COUNT),
-        outputs=(
-            Tensor("input_ids", "INT32", (-1,)),
-            Tensor("input_lengths", "INT32", (1,)),
-            Tensor("streaming", "BOOL", (1,)),
-            STREAM_CONTEXT,
-        ),
+        max_batch_size=0,
+        inputs=tuple(replace(tensor, dims=(1, *tensor.dims)) for tensor in texts),
+        outputs=tuple(replace(tensor, dims=(1, *tensor.dims)) for tensor in outputs),
         batching=None,
         parameters={"max_tokens": str(spec.max_tokens), "max_text_bytes": str(spec.max_text_bytes)},
     )

@@ -12,6 +12,8 @@
 All carry the label `model`.
 """
 
+import time
+from contextlib import suppress
 from itertools import pairwise
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -47,10 +49,12 @@ class Metrics:
         self._ended.put(generation)
 
     def _run(self):
+        shown = time.monotonic()
         while True:
-            try:
+            with suppress(Empty):
                 self._count(self._ended.get(timeout=GAUGE_S))
-            except Empty:
+            if time.monotonic() >= shown + GAUGE_S:
+                shown = time.monotonic()
                 self._show_gauges()
 
     def _count(self, generation):

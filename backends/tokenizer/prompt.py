@@ -19,7 +19,7 @@ UTF8_BYTES = 4
 
 @dataclass(frozen=True)
 class Prompt:
-    """The prompt's token ids, whether the answer is streamed, and the context that goes with each of its tokens.
+    """The prompt's token ids, whether its decoder shall stream, and the context that goes with each of its tokens.
 
     `context` is UTF-8 JSON {"id": unique hex, "stream": bool, "stop": [str, ...]}.
     """
@@ -59,7 +59,8 @@ class Prompts:
             )
         streaming = sent.get("stream") == [True]
         context = {"id": uuid.uuid4().hex, "stream": streaming, "stop": stop}
-        return Prompt(ids, streaming, json.dumps(context, ensure_ascii=False).encode())
+        # Whoever waits for a stop string must see the tokens as they come.
+        return Prompt(ids, streaming or bool(stop), json.dumps(context, ensure_ascii=False).encode())
 
     def _check_sizes(self, sent):
         """Raise Refusal for no prompt, two prompts, too much text, or too many or too long stop words."""
