@@ -276,6 +276,12 @@ def test_a_stream_answers_with_deltas_and_ends_with_its_reason() -> None:
     assert one.done
 
 
+def test_a_heartbeat_before_the_first_text_opens_the_stream_once() -> None:
+    one = stream()
+    assert [one.answer([], "") for _ in range(3)] == [("", ""), None, None]
+    assert one.answer(letters("Hel"), "") == ("Hel", "")
+
+
 def test_what_is_held_back_comes_with_the_end() -> None:
     one = stream(stop=["END"])
     assert one.answer(letters("the EN"), "") == ("the ", "")

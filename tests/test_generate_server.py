@@ -183,6 +183,27 @@ def test_200_cancels_at_random_moments(settled: Server, oracle: Oracle) -> None:
     assert memory(settled) - before < 30e6
 
 
+@pytest.mark.parametrize("scheme", ["grpc", "http"])
+def test_a_cancel_in_mid_prefill_is_seen_within_8_steps(settled: Server, scheme: str) -> None:
+    """A prompt of 11 steps, left after a blink: all its steps are counted."""
+    url = settled.metrics_url
+    before = settled_steps(url)
+    with Client(settled.grpc_url if scheme == "grpc" else settled.http_url, model=MODEL) as client:
+        stream = client.generate("one two three four five six seven " * 98, max_tokens=200, stream=True)
+        timer = threading.Timer(0.02, stream.close)
+        timer.start()
+        assert list(stream) == []
+        timer.join()
+    wait_until(lambda: value(url, "detokenizer_streams") == 0)
+    assert settled_steps(url) - before <= STEPS_TO_CANCEL
+
+
+def settled_steps(url: str) -> float:
+    """The engine's steps so far, once its gauges have caught up."""
+    time.sleep(0.6)
+    return value(url, "engine_steps", **DECODER)
+
+
 def touch_all_slots(client: Client) -> None:
     """Fill all slots to their ends: KV is memory from its first use."""
     with ThreadPoolExecutor(SLOTS) as pool:

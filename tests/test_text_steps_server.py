@@ -242,8 +242,8 @@ def test_a_character_comes_whole_and_what_is_held_back_costs_no_response(served:
     assert texts(served, text_input="é🙂!") == ["é", "🙂", "!"]
 
 
-def test_a_heartbeat_costs_no_response(served: Server) -> None:
-    assert texts(served, text_input="ab", end_id=5) == ["a", "b"]
+def test_a_heartbeat_opens_the_stream_and_costs_no_response_later(served: Server) -> None:
+    assert texts(served, text_input="ab", end_id=5) == ["", "a", "b"]
 
 
 def test_messages_go_through_the_template(served: Server) -> None:
@@ -271,7 +271,7 @@ def test_a_stop_string_that_did_not_come_is_given_back(served: Server) -> None:
 def test_without_streaming_there_is_one_response(served: Server, asked: dict[str, Any]) -> None:
     assert ask(served, text_input="é is here", **asked) == [("é is here", "length", 10, 10)]
     stopped = ask(served, text_input="é is here", stop_words=["is"], **asked)
-    assert stopped == [("é ", "stop", 10, 10)]
+    assert stopped == [("é ", "stop", 10, 5)]
 
 
 def test_generate_over_http_is_one_json(served: Server) -> None:

@@ -24,6 +24,7 @@ class Stream:
         self._decoder = IncrementalDecoder(vocabulary)
         self._stops = StopStrings(settings["stop"])
         self._text = ""
+        self._is_open = False
         self._responses = 0
 
     def asks(self, ids):
@@ -38,6 +39,8 @@ class Stream:
         """Return what the caller gets now: (new text, finish reason or ""), or None for nothing.
 
         `reason` is "" until the end. A stop string ends the stream as well; after the end there is nothing more.
+        A heartbeat before the first text opens the stream with an empty one: until something is written tritonserver
+        does not notice that an HTTP caller has left.
         """
         if self.done:
             return None
@@ -49,7 +52,9 @@ class Stream:
         elif reason:
             self._text += self._stops.flush()
         self.done = bool(reason)
-        if not reason and not (self._streaming and self._text):
+        is_opening = not ids and not self._is_open
+        if not reason and not (self._streaming and (self._text or is_opening)):
             return None
+        self._is_open = True
         text, self._text = self._text, ""
         return text, reason
