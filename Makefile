@@ -44,9 +44,9 @@ check: $(READY) ## ruff, mypy, import rules, unit tests: under a minute
 test: check ## check, and everything against the real tritonserver
 	@$(BIN)/pytest -q -m "build or server or load"
 
-bench: $(READY) ## the figures, as ratios in one run -> bench/results.json
+bench: $(READY) ## the figures, as ratios in one run -> bench/results.json (TASK=generate)
 	@$(BIN)/python bootstrap.py --extra bench
-	@$(BIN)/python -m bench.run
+	@$(BIN)/python -m bench.run $(TASK)
 
 clean: ## what was built; the environment stays
 	@rm -rf .artifacts runs model_repository/*/*/[0-9]* .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,216 +1,40 @@
 """The figures: each a ratio or a difference between two things measured in turns in one run.
 
-    make bench                # all of them, a table, and bench/results.json
-
-The in-process side is the same engine and the same tokenizer, called in this process the plain way: ONNX Runtime with
-its own defaults, texts in their given order, each batch padded to its longest.
+make bench                # all of them, a table, and bench/results.json
+make bench TASK=generate  # those of one task; the others stay as they were
 """
 
 import json
 import platform
-import random
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
+import click
 from rich.table import Table
 
-from pipeline import onnx_encoder
-from pipeline.engines import Engines
+from bench import embed, generate
+from bench.figure import Figure, seconds
+from pipeline.assemble import assemble
+from pipeline.engines import Engines, Plan
 from pipeline.recipe import read_recipes
-from tritonyard import Client
-from yard import checkout, repository
+from pipeline.store import Artefact
+from serving import supervisor
+from serving.ports import free_ports
+from serving.server import Server
+from yard import checkout
 from yard.console import err, out, progress
-from yard.serve import own_server, running
 
-MODEL = "minilm"
 RESULTS = Path(__file__).parent / "results.json"
-CALLERS = 32
-ROUNDS = 7
-BLOCK = 10
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One figure with its target: `value` is the median over rounds of what `what` says."""
-
-    name: str
-    what: str
-    value: float
-    low: float
-    high: float
-    target: str
-    met: bool
-    detail: dict[str, float]
-
-
-def mixed_texts(count: int, seed: int = 4) -> list[str]:
-    """Return texts of 4 to 90 words, about 5 to 120 tokens, evenly mixed: real words in random order."""
-    words = (checkout.ROOT / "loadtests" / "texts" / "sentences.txt").read_text().split()
-    dice = random.Random(seed)
-    return [" ".join(dice.choices(words, k=dice.randint(4, 90))) for _ in range(count)]
-
-
-class InProcess:
-    """The engine and its tokenizer in this process."""
-
-    def __init__(self, folder: Path):
-        from tokenizers import Tokenizer
-
-        self.session = onnx_encoder.open_session(folder / onnx_encoder.MODEL)
-        self.tokenizer = Tokenizer.from_file(str(folder / onnx_encoder.TOKENIZER))
-        self.tokenizer.enable_padding()
-        self.tokenizer.no_truncation()
-
-    def embed(self, texts: Sequence[str]) -> "np.ndarray[Any, Any]":
-        """Embed one batch: tokenise, run, mean-pool, normalise."""
-        encodings = self.tokenizer.encode_batch_fast(list(texts))
-        mask = np.array([each.attention_mask for each in encodings], np.int64)
-        feed = {
-            "input_ids": np.array([each.ids for each in encodings], np.int64),
-            "attention_mask": mask,
-            "token_type_ids": np.array([each.type_ids for each in encodings], np.int64),
-        }
-        hidden = self.session.run(None, feed)[0]
-        pooled = np.einsum("bs,bsh->bh", mask.astype(np.float32), hidden) / mask.sum(axis=1, keepdims=True)
-        return pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
-
-
-def seconds(call: Callable[[], Any]) -> float:
-    """Return how long `call` takes."""
-    begun = time.perf_counter()
-    call()
-    return time.perf_counter() - begun
-
-
-def in_turns(left: Callable[[], Any], right: Callable[[], Any], rounds: int) -> tuple[list[float], list[float]]:
-    """Time two calls in turns, after one round of each that does not count."""
-    left(), right()
-    times: tuple[list[float], list[float]] = ([], [])
-    for number in range(rounds):
-        # Whoever goes first finds the caches of the other: they take turns in that as well.
-        for side in (0, 1) if number % 2 else (1, 0):
-            times[side].append(seconds((left, right)[side]))
-    return times
-
-
-def ratio(name: str, what: str, over: list[float], under: list[float], target: float, at_least: bool) -> Figure:
-    """Fold paired times to the median of `over / under`."""
-    values = [left / right for left, right in zip(over, under, strict=True)]
-    value = statistics.median(values)
-    met = value >= target if at_least else value <= target
-    detail = {"over_s": statistics.median(over), "under_s": statistics.median(under)}
-    words = f"{'at least' if at_least else 'at most'} {target}"
-    return Figure(name, what, value, min(values), max(values), words, met, detail)
-
-
-def many_callers(client: Client, inside: InProcess, texts: list[str]) -> Figure:
-    """Requests of one sentence from CALLERS callers, against batches of 32 in process."""
-
-    def local() -> None:
-        for start in range(0, len(texts), 32):
-            inside.embed(texts[start : start + 32])
-
-    with ThreadPoolExecutor(CALLERS) as pool:
-
-        def remote() -> None:
-            list(pool.map(lambda text: client.embed([text]), texts))
-
-        here, there = in_turns(local, remote, ROUNDS)
-    what = f"throughput, 1 sentence from {CALLERS} callers / in process in batches of 32"
-    return ratio("callers", what, here, there, 0.70, at_least=True)
-
-
-def batches_of_32(client: Client, inside: InProcess, texts: list[str]) -> Figure:
-    """Raw requests of 32 sentences, one after another, against the same 32 in process."""
-    from tritonclient.grpc import InferenceServerClient
-
-    batches = [texts[start : start + 32] for start in range(0, len(texts), 32)]
-    with InferenceServerClient(client_address(client)) as raw:
-        here, there = in_turns(
-            lambda: [inside.embed(batch) for batch in batches],
-            lambda: [by_hand(raw, batch) for batch in batches],
-            ROUNDS,
-        )
-    what = "throughput, requests of 32 sentences / the same 32 in process"
-    return ratio("batches", what, here, there, 0.90, at_least=True)
-
-
-def client_address(client: Client) -> str:
-    """Return host:port of the server that `client` calls."""
-    return client.url.removeprefix("grpc://")
-
-
-def by_hand(raw: Any, texts: Sequence[str]) -> "np.ndarray[Any, Any]":
-    """Embed with tritonclient alone, as its documentation shows it."""
-    from tritonclient.grpc import InferInput, InferRequestedOutput
-
-    tensor = InferInput("text", [len(texts), 1], "BYTES")
-    tensor.set_data_from_numpy(np.array([[text.encode()] for text in texts], dtype=np.object_))
-    result: np.ndarray[Any, Any] = raw.infer(MODEL, [tensor], outputs=[InferRequestedOutput("embedding")]).as_numpy(
-        "embedding"
-    )
-    return result
-
-
-def one_caller(client: Client, inside: InProcess, texts: list[str]) -> Figure:
-    """One sentence, one caller: milliseconds above the in-process time of the same sentence."""
-    above, local, remote = [], [], []
-    for text in texts:
-        # In blocks, and not call by call: two engines that take turns throw each other's weights out of the cache.
-        here, there = in_turns(
-            lambda text=text: block(lambda: inside.embed([text])),
-            lambda text=text: block(lambda: client.embed([text])),
-            5,
-        )
-        local.append(statistics.median(here) / BLOCK)
-        remote.append(statistics.median(there) / BLOCK)
-        above.append(1e3 * (remote[-1] - local[-1]))
-    value = statistics.median(above)
-    detail = {"in_process_ms": 1e3 * statistics.median(local), "served_ms": 1e3 * statistics.median(remote)}
-    what = f"ms above in process, one sentence, one caller ({len(texts)} sentences)"
-    return Figure("one", what, value, min(above), max(above), "at most 2.5", value <= 2.5, detail)
-
-
-def block(call: Callable[[], Any]) -> None:
-    """Call BLOCK times in a row."""
-    for _ in range(BLOCK):
-        call()
-
-
-def sentence_transformers(client: Client, folder: Path, texts: list[str]) -> Figure:
-    """`embed` of many mixed texts against sentence-transformers, float32 both."""
-    from sentence_transformers import SentenceTransformer
-
-    peer = SentenceTransformer(str(folder), device="cpu")
-    have, want = client.embed(texts), peer.encode(texts)
-    assert np.abs(have - want).max() < 1e-4, "the two must compute the same"
-    here, there = in_turns(lambda: client.embed(texts), lambda: peer.encode(texts), ROUNDS)
-    what = f"time of embed, {len(texts)} mixed texts / sentence-transformers"
-    return ratio("peer", what, here, there, 0.75, at_least=False)
-
-
-def sdk_overhead(client: Client, texts: list[str]) -> Figure:
-    """The SDK against tritonclient by hand, one sentence a call."""
-    from tritonclient.grpc import InferenceServerClient
-
-    with InferenceServerClient(client_address(client)) as raw:
-        here, there = in_turns(
-            lambda: [client.embed([text]) for text in texts],
-            lambda: [by_hand(raw, [text]) for text in texts],
-            2 * ROUNDS,
-        )
-    return ratio(
-        "sdk", "time of the SDK / tritonclient by hand, one sentence a call", here, there, 1.05, at_least=False
-    )
+TASKS = ("embed", "generate", "yard")
+TOOLS = ("onnxruntime", "torch", "tritonclient", "sentence-transformers")
 
 
 def nothing_to_do() -> Figure:
@@ -225,41 +49,57 @@ def nothing_to_do() -> Figure:
     return Figure("idle", what, value, min(times), max(times), "under 1.0", value < 1 and torchless, {})
 
 
-def measure(report: Callable[[str], None]) -> list[Figure]:
-    """Take every figure over one server."""
-    (recipe,) = read_recipes(checkout.RECIPES, MODEL)
+def measure(tasks: tuple[str, ...], report: Callable[[str], None]) -> Iterator[tuple[str, Figure]]:
+    """Take the figures of `tasks`, each over a server of its model alone."""
     engines = Engines(checkout.ARTIFACTS)
-    plan = engines.plan(recipe)
-    artefact = engines.build(plan, report)
-    repository.build(MODEL, "cpu")
-    inside, texts, server = InProcess(artefact.folder), mixed_texts(512), own_server("cpu")
-    figures = []
-    with running(server, "cpu"), Client(server.grpc_url, model=MODEL) as client:
-        for name, take in {
-            "32 callers": lambda: many_callers(client, inside, texts[:256]),
-            "batches of 32": lambda: batches_of_32(client, inside, texts[:256]),
-            "one caller": lambda: one_caller(client, inside, texts[:12]),
-            "sentence-transformers": lambda: sentence_transformers(client, plan.folder, texts),
-            "SDK": lambda: sdk_overhead(client, texts[:24]),
-            "nothing to do": nothing_to_do,
-        }.items():
-            report(name)
-            figures.append(take())
-    return figures
+    for task, figures in (("embed", embed), ("generate", generate)):
+        if task not in tasks:
+            continue
+        (recipe,) = read_recipes(checkout.RECIPES, figures.MODEL)
+        plan = engines.plan(recipe)
+        artefact = engines.build(plan, report)
+        with TemporaryDirectory() as folder, served(Path(folder), plan, artefact) as server:
+            yield from ((task, each) for each in figures.figures(server, artefact.folder, plan.folder, report))
+    if "yard" in tasks:
+        report("nothing to do")
+        yield "yard", nothing_to_do()
 
 
-def main() -> None:
+@contextmanager
+def served(folder: Path, plan: Plan, artefact: Artefact) -> Iterator[Server]:
+    """A server of one engine, over a repository of its own in `folder`."""
+    repository = folder / "repository"
+    assemble(repository, [(plan, artefact)], keep_others=False)
+    server = Server(repository, checkout.BACKENDS, free_ports(), folder / "log")
+    supervisor.start(server, repository, lambda _: None)
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def written(found: list[tuple[str, Figure]], tasks: tuple[str, ...]) -> dict[str, Any]:
+    """Return what results.json says now: the new figures, and those of the tasks that were not measured."""
+    machine = {"python": platform.python_version(), "machine": platform.machine()}
+    kept = [] if set(tasks) == set(TASKS) else json.loads(RESULTS.read_text())["figures"]
+    figures = [each for each in kept if each["task"] not in tasks]
+    figures += [{"task": task, **asdict(figure)} for task, figure in found]
+    return {"machine": machine | {name: version(name) for name in TOOLS}, "figures": figures}
+
+
+@click.command()
+@click.argument("tasks", nargs=-1, type=click.Choice(TASKS))
+def main(tasks: tuple[str, ...]) -> None:
     """Measure, print the table, write results.json."""
+    tasks = tasks or TASKS
     with progress("bench") as report:
-        figures = measure(report)
+        found = list(measure(tasks, report))
     table = Table("figure", "median", "range", "target", "")
-    for each in figures:
+    for _, each in found:
         mark = "[green]met[/]" if each.met else "[red]missed[/]"
         table.add_row(each.what, f"{each.value:.3f}", f"{each.low:.3f} to {each.high:.3f}", each.target, mark)
     out.print(table)
-    tools = {name: version(name) for name in ("onnxruntime", "torch", "tritonclient", "sentence-transformers")}
-    machine = {"python": platform.python_version(), "machine": platform.machine(), **tools}
-    RESULTS.write_text(json.dumps({"machine": machine, "figures": [asdict(each) for each in figures]}, indent=2) + "\n")
+    RESULTS.write_text(json.dumps(written(found, tasks), indent=2) + "\n")
     err.print(f"written to {checkout.shown(RESULTS)}")
 
 

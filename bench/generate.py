@@ -1,0 +1,154 @@
+"""Figures of the generation chain: 64 tokens in and 64 out, greedy.
+
+The in-process side is the same engine, `backends/onnx_generate`, driven in this process without Triton: token ids in,
+token ids out, as many requests at once as the server gets. The served side are threads that each read one stream of
+the SDK after another.
+"""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import psutil
+from tokenizers import Tokenizer
+
+from bench.figure import ROUNDS, Figure, in_turns, ratio
+from serving.server import Server
+from tritonyard import Client
+from yard import checkout
+
+MODEL = "smollm2"
+TOKENS = 64
+SLOTS, LENGTH = 16, 1024
+# Streams at once -> the least and the hoped-for part of the throughput in process.
+STREAMS = {1: 0.90, 4: 0.80, 8: 0.75, 16: 0.70}
+REQUESTS = 3
+FIRST_TOKENS = 15
+
+
+def figures(server: Server, engine: Path, _checkpoint: Path, report: Callable[[str], None]) -> Iterator[Figure]:
+    """Take every figure over `server`, which serves MODEL alone."""
+    yield memory(server)
+    prompts = prompts_of(Tokenizer.from_file(str(engine / "tokenizer.json")), SLOTS)
+    inside = InProcess(engine)
+    with Client(server.grpc_url, model=MODEL, timeout=120) as client:
+        for streams, target in STREAMS.items():
+            report(f"{streams} streams")
+            yield throughput(client, inside, prompts[:streams], True, target)
+        report("8 unstreamed")
+        yield throughput(client, inside, prompts[:8], False, 0.95)
+        report("time to first token")
+        yield first_token(client, inside, prompts[0])
+    inside.close()
+
+
+def prompts_of(tokenizer: Tokenizer, count: int) -> list[tuple[str, list[int]]]:
+    """Return different texts of exactly TOKENS tokens, with their ids."""
+    words = (checkout.ROOT / "loadtests" / "texts" / "sentences.txt").read_text().split()
+    found = []
+    for start in range(0, len(words), 7):
+        for end in range(start + TOKENS // 2, start + TOKENS):
+            ids = tokenizer.encode(" ".join(words[start:end])).ids
+            if len(ids) == TOKENS:
+                found.append((" ".join(words[start:end]), ids))
+                break
+        if len(found) == count:
+            return found
+    raise AssertionError(f"the shipped sentences give {len(found)} prompts of {TOKENS} tokens, {count} are needed")
+
+
+class InProcess:
+    """The engine of `backends/onnx_generate` in this process."""
+
+    def __init__(self, folder: Path):
+        sys.path.append(str(checkout.BACKENDS / "onnx_generate"))
+        from decoder import Decoder
+        from engine import Engine, Generation
+        from request import Settings
+
+        self._generation, self._settings = Generation, Settings
+        self._engine = Engine(Decoder(folder, SLOTS, LENGTH), max_queue_size=SLOTS)
+
+    def generate(self, ids: list[int], tokens: int) -> list[float]:
+        """Generate exactly so many tokens; return when each came, in seconds after the call."""
+        ended, begun = Event(), time.monotonic()
+
+        def progress(generation: Any) -> None:
+            if generation.finish_reason:
+                ended.set()
+
+        generation = self._generation(ids, self._settings(max_tokens=tokens, min_tokens=tokens), progress)
+        self._engine.submit(generation)
+        ended.wait()
+        assert len(generation.output) == tokens, generation.finish_reason
+        return [when - begun for when in generation.token_times]
+
+    def close(self) -> None:
+        """Stop the engine."""
+        self._engine.close()
+
+
+def throughput(
+    client: Client, inside: InProcess, prompts: Sequence[tuple[str, list[int]]], stream: bool, target: float
+) -> Figure:
+    """REQUESTS for each prompt, one after another, all prompts at once: tokens a second, served / in process."""
+
+    def local(prompt: tuple[str, list[int]]) -> None:
+        for _ in range(REQUESTS):
+            inside.generate(prompt[1], TOKENS)
+
+    def served(prompt: tuple[str, list[int]]) -> None:
+        for _ in range(REQUESTS):
+            options: dict[str, Any] = {"max_tokens": TOKENS, "min_tokens": TOKENS}
+            answer = client.generate(prompt[0], stream=stream, **options)
+            last = list(answer)[-1] if stream else answer  # type: ignore[call-overload]
+            assert (last.num_input_tokens, last.num_output_tokens) == (TOKENS, TOKENS), last
+
+    with ThreadPoolExecutor(len(prompts)) as pool:
+        here, there = in_turns(lambda: list(pool.map(local, prompts)), lambda: list(pool.map(served, prompts)), ROUNDS)
+    kind = "streamed" if stream else "not streamed"
+    what = f"tokens/s, {len(prompts)} at once, {kind} / in process"
+    figure = ratio(f"{kind} {len(prompts)}", what, here, there, target, at_least=True)
+    tokens = len(prompts) * REQUESTS * TOKENS
+    figure.detail["in_process_tokens_per_s"] = tokens / figure.detail["over_s"]
+    figure.detail["served_tokens_per_s"] = tokens / figure.detail["under_s"]
+    return figure
+
+
+def first_token(client: Client, inside: InProcess, prompt: tuple[str, list[int]]) -> Figure:
+    """One stream: ms from the call to the first text, above the same in process."""
+
+    def served() -> float:
+        begun = time.monotonic()
+        stream = iter(client.generate(prompt[0], stream=True, max_tokens=4, min_tokens=4))
+        next(stream)
+        seconds = time.monotonic() - begun
+        list(stream)
+        return seconds
+
+    def block(one: Callable[[], float]) -> float:
+        return statistics.median(one() for _ in range(FIRST_TOKENS))
+
+    above, local = [], []
+    for _ in range(ROUNDS):
+        local.append(1e3 * block(lambda: inside.generate(prompt[1], 4)[0]))
+        above.append(1e3 * block(served) - local[-1])
+    value = statistics.median(above)
+    what = f"ms to the first token above in process, {TOKENS} tokens in, 1 stream"
+    detail = {"in_process_ms": statistics.median(local)}
+    return Figure("first token", what, value, min(above), max(above), "at most 5", value <= 5, detail)
+
+
+def memory(server: Server) -> Figure:
+    """The proportional set size of tritonserver and its stubs, which have answered one request each."""
+    stubs = [psutil.Process(pid) for pid in server.stubs()]
+    tree = {each.pid: each for stub in stubs for each in (stub, stub.parent())}
+    detail = {f"{each.name()} {pid}": each.memory_full_info().pss / 1e6 for pid, each in tree.items()}
+    value = sum(detail.values()) / 1e3
+    what = f"GB, PSS of a server of {MODEL} alone at rest, {SLOTS} slots of {LENGTH} tokens"
+    return Figure("memory", what, value, value, value, "under 1.2", value < 1.2, detail)
