@@ -139,8 +139,6 @@ def _detokenizer(spec: GenerateSpec) -> Model:
         max_batch_size=1,
         inputs=(
             Tensor("output_ids", "INT32", (-1, -1)),
-            NUM_INPUT_TOKENS,
-            NUM_OUTPUT_TOKENS,
             Tensor("finish_reason", "BYTES", (1,), optional=True),
             STREAM_CONTEXT,
         ),

@@ -259,7 +259,7 @@ def test_the_work_per_token_is_bounded(name: str) -> None:
 
 
 def stream(streaming: bool = True, stop: Sequence[str] = ()) -> Any:
-    context = json.dumps({"id": "7", "stream": streaming, "stop": list(stop)}).encode()
+    context = json.dumps({"id": "7", "stream": streaming, "stop": list(stop), "input_tokens": 5}).encode()
     return Stream(context, Vocabulary(tokenizer_of("byte level")))
 
 
@@ -311,10 +311,10 @@ def test_without_streaming_there_is_one_answer() -> None:
     assert one.answer(letters("of it"), "stop") == ("all of it", "stop")
 
 
-def test_a_stream_asks_after_its_caller_at_heartbeats_and_every_fourth_response() -> None:
+def test_a_stream_asks_after_its_caller_at_heartbeats_and_every_fourth_token() -> None:
     one = stream()
-    asked = [number for number, ids in enumerate([[1], [1], [], [1], [1], [1], [1], [1]]) if one.asks(ids)]
-    assert asked == [2, 3, 7]
+    asked = [number for number, ids in enumerate([[1], [1], [], [1], [1], [1, 1], [1], [1] * 9, [1]]) if one.asks(ids)]
+    assert asked == [2, 5, 7]
     one.answer([], "length")
     assert not one.asks([])
 

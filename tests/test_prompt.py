@@ -46,9 +46,10 @@ def test_a_prompt_has_its_ids_and_does_not_stream_unless_asked(sent: dict[str, l
 def test_the_context_says_what_the_detokenizer_must_know(stream: bool) -> None:
     made = prompts().make(text(stream=[stream], stop_words=["é".encode(), b"\n\n"]))
     context = json.loads(made.context)
-    assert made.streaming is stream
+    assert made.streaming, "who looks for stop words must see the tokens as they come"
     assert context.pop("id")
-    assert context == {"stream": stream, "stop": ["é", "\n\n"]}
+    assert context == {"stream": stream, "stop": ["é", "\n\n"], "input_tokens": len(made.ids)}
+    assert prompts().make(text(stream=[stream])).streaming is stream
 
 
 def test_no_two_streams_have_the_same_context() -> None:

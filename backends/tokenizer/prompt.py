@@ -21,7 +21,7 @@ UTF8_BYTES = 4
 class Prompt:
     """The prompt's token ids, whether its decoder shall stream, and the context that goes with each of its tokens.
 
-    `context` is UTF-8 JSON {"id": unique hex, "stream": bool, "stop": [str, ...]}.
+    `context` is UTF-8 JSON {"id": unique hex, "stream": bool, "stop": [str, ...], "input_tokens": int}.
     """
 
     ids: list
@@ -58,7 +58,7 @@ class Prompts:
                 f"(prompt and answer share {self._max_tokens}); shorten it"
             )
         streaming = sent.get("stream") == [True]
-        context = {"id": uuid.uuid4().hex, "stream": streaming, "stop": stop}
+        context = {"id": uuid.uuid4().hex, "stream": streaming, "stop": stop, "input_tokens": len(ids)}
         # Whoever waits for a stop string must see the tokens as they come.
         return Prompt(ids, streaming or bool(stop), json.dumps(context, ensure_ascii=False).encode())
 
