@@ -13,8 +13,8 @@ import time
 from threading import Condition, Thread
 
 HEARTBEAT_S = 0.1
-# However many wait, heartbeats may not take the cores from those that run.
-HEARTBEATS_PER_S = 200
+# However many wait, heartbeats may not take the cores from those that run; but one in prefill holds a slot.
+HEARTBEATS_PER_S = 25
 # How long to rest after sending, in times of what it took, and at most.
 REST = 8
 LONGEST_REST_S = 0.05
@@ -29,6 +29,11 @@ class Parcel:
     def __init__(self, generation, streaming, send, abandoned):
         self.generation, self.streaming, self.send, self.abandoned = generation, streaming, send, abandoned
         self.sent = 0
+
+    @property
+    def is_in_prefill(self):
+        """Whether it has a slot, and no token yet."""
+        return self.generation.row is not None and not self.generation.output
 
     def due(self):
         """Return the tokens to be sent now, and the finish_reason if they are the last."""
@@ -111,8 +116,12 @@ class Outbox:
     def _look_after_silent(self, now):
         """Send heartbeats to those that heard nothing for long; ask direct callers whether they are still there."""
         with self._changed:
-            period = max(HEARTBEAT_S, len(self._open) / HEARTBEATS_PER_S)
-            silent = [parcel for parcel, heard in self._open.items() if now - heard >= period]
+            slow = max(HEARTBEAT_S, len(self._open) / HEARTBEATS_PER_S)
+            silent = [
+                parcel
+                for parcel, heard in self._open.items()
+                if now - heard >= (HEARTBEAT_S if parcel.is_in_prefill else slow)
+            ]
         for parcel in silent:
             if parcel.abandoned is None:
                 self._deliver(parcel, *parcel.due())
