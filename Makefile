@@ -4,6 +4,7 @@
 PROFILE ?= cpu
 MODEL ?=
 SCENARIO ?= embed_smoke
+Q ?= What is the capital of France?
 PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.ready
@@ -28,6 +29,9 @@ repository: $(READY) ## engine -> model_repository/PROFILE (MODEL=name)
 
 serve: $(READY) ## a real tritonserver over it, until Ctrl-C
 	@$(BIN)/yard serve --profile $(PROFILE)
+
+ask: $(READY) ## Q="a question" to the server that `make serve` runs, the answer as it is written
+	@$(BIN)/yard ask "$(Q)"
 
 loadtest: $(READY) ## SCENARIO=name against a server of its own, and the verdict
 	@$(BIN)/yard loadtest --profile $(PROFILE) $(SCENARIO)

@@ -4,6 +4,7 @@
     ├── DeclarationError     a TOML file says something its schema does not allow        (ensembles.declaration)
     ├── PbtxtError           a config.pbtxt that protobuf cannot read                    (ensembles.pbtxt)
     ├── CheckpointError      a checkpoint is missing, damaged or of an unknown kind      (pipeline.checkpoint)
+    ├── BuilderError         a decoder that the model builder cannot make a graph of     (pipeline.onnx_decoder)
     ├── StoreError           an artefact could not be written or is not what it was      (pipeline.store)
     ├── QualityError         an engine does not say what its checkpoint says             (pipeline.quality)
     ├── RepositoryError      a model repository is missing, drifted or cannot be swapped (pipeline.assemble)

@@ -24,7 +24,8 @@ from tritonyard import Client
 FAILED = re.compile(r"failed to load '(?P<model>[^']+)' version \d+: (?P<reason>.+)")
 POLL_FAILED = re.compile(r"Poll failed for model directory '(?P<model>[^']+)': (?P<reason>.+)")
 # What the embedded server says of the GPU that is not there.
-HARMLESS = re.compile(r"CUDA|NVML|DCGM", re.IGNORECASE)
+# The last is logged for every error on a gRPC stream whose caller asked for real statuses.
+HARMLESS = re.compile(r"CUDA|NVML|DCGM|HandleCancellation called even when", re.IGNORECASE)
 POLL_S = 0.05
 WATCH_S = 0.25
 STUB = "triton_python_backend_stub"

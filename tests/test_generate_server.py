@@ -398,7 +398,7 @@ def test_bad_numbers_and_bytes_over_grpc(settled: Server) -> None:
 def test_a_deadline_frees_the_slot(settled: Server) -> None:
     for url in (settled.grpc_url, settled.http_url):
         done = counted(settled.metrics_url)[0]
-        with Client(url, model=MODEL) as client, pytest.raises(TritonyardError, match=r"no complete answer within 0\.5 s"):
+        with Client(url, model=MODEL) as client, pytest.raises(TritonyardError, match="no complete answer within"):
             list(client.generate("On and on:", max_tokens=900, min_tokens=900, stream=True, timeout=0.5))
         wait_until(lambda done=done: counted(settled.metrics_url)[0] == done + 1, timeout_s=2)
 

@@ -7,20 +7,21 @@ import click
 from loadtests.scenario import locate
 from pipeline.engines import Engines
 from pipeline.recipe import read_recipes
-from yard import embed, engines, repository
+from yard import ask, embed, engines, repository
 from yard.checkout import ARTIFACTS, RECIPES, RUNS
 from yard.console import say
 from yard.loadtest import judge
 from yard.serve import own_server, running
 
 PROFILE = "cpu"
-MODEL = "minilm"
-SCENARIO = "embed_smoke"
+QUESTION = "Why is the sky blue?"
+ANSWER_TOKENS = 80
+SCENARIOS = ("embed_smoke", "generate_smoke")
 
 
 @click.command()
 def demo() -> None:
-    """Checkpoint, engine, repository, server, answers, load test, verdict; leaves nothing running.
+    """Checkpoints, engines, repository, server, answers, load tests, verdicts; leaves nothing running.
 
     \b
     Example: yard demo
@@ -32,7 +33,9 @@ def demo() -> None:
     server = own_server(PROFILE)
     with running(server, PROFILE):
         say(f"server ready on {server.grpc_url} and {server.http_url}: its golden request came back right")
-        embed.show(server.grpc_url, MODEL, embed.DEMO_TEXTS)
-        verdict = judge(locate(SCENARIO), server.grpc_url, RUNS)
+        embed.show(server.grpc_url, "minilm", embed.DEMO_TEXTS)
+        say(f"smollm2 is asked: {QUESTION}")
+        ask.show(server.grpc_url, "smollm2", QUESTION, ANSWER_TOKENS)
+        verdicts = [judge(locate(scenario), server.grpc_url, RUNS) for scenario in SCENARIOS]
     say("server stopped")
-    sys.exit(verdict.exit_code)
+    sys.exit(next((verdict.exit_code for verdict in verdicts if verdict.exit_code), 0))

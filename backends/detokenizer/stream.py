@@ -10,7 +10,9 @@ ASK_EVERY = 4
 
 
 class Stream:
-    """The state of one stream. `context` is what the tokenizer step minted: JSON {"id", "stream", "stop", "input_tokens"}.
+    """The state of one stream.
+
+    `context` is what the tokenizer step minted: JSON {"id", "stream", "stop", "input_tokens"}.
     `input_tokens` and `output_tokens` count the prompt's and those that came so far.
 
     Raises ValueError when `context` is anything else.

@@ -14,7 +14,6 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-from chat import Chat
 from prompt import Prompts
 from refusal import Refusal
 from texts import Texts
@@ -33,6 +32,8 @@ class TritonPythonModel:
         tokenizer.no_padding()
         tokenizer.no_truncation()
         if any(entry["name"] == "stream_context" for entry in config["output"]):
+            from chat import Chat  # encoders do without Jinja
+
             chat = Chat(json.loads(self._file("chat.json").read_text()))
             limits = int(parameters["max_tokens"]), int(parameters["max_text_bytes"])
             self.step = PromptStep(config, Prompts(tokenizer, chat, *limits))
