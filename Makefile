@@ -43,7 +43,7 @@ check: $(READY) ## ruff, mypy, import rules, unit tests: under a minute
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/pytest -q -m "not build and not server and not load"
+	@$(BIN)/pytest -q -n 2 -m "not build and not server and not load"
 
 test: check ## check, and everything against the real tritonserver
 	@$(BIN)/pytest -q -m "build or server or load"

