@@ -414,6 +414,31 @@ def test_sampling_reaches_the_engine(settled: Server) -> None:
     assert len(greedy) == 1
 
 
+def test_the_metrics_count_what_was_done(settled: Server) -> None:
+    url, done = settled.metrics_url, {**DECODER, "finish_reason": "length"}
+    named = {
+        "time_to_first_token_seconds_count": DECODER,
+        "inter_token_seconds_count": DECODER,
+        "input_tokens": DECODER,
+        "output_tokens": done,
+        "requests_finished": done,
+    }
+    before = {name: value(url, name, **labels) for name, labels in named.items()}
+    with Client(settled.grpc_url, model=MODEL) as client:
+        answer = client.generate(prompt(4), max_tokens=12, min_tokens=12)
+    wait_until(lambda: value(url, "requests_finished", **done) == before["requests_finished"] + 1)
+    grown = {name: value(url, name, **labels) - before[name] for name, labels in named.items()}
+    assert list(grown.values()) == [1, 11, answer.num_input_tokens, 12, 1]
+
+
+def test_no_stub_carries_torch(settled: Server) -> None:
+    """None of these is pure Python: who has imported it has mapped it."""
+    mapped = {pid: Path(f"/proc/{pid}/maps").read_text() for pid in settled.stubs()}
+    assert [pid for pid, files in mapped.items() if "/torch/" in files] == []
+    assert sum("/tokenizers/" in files for files in mapped.values()) >= 3
+    assert sum("/onnxruntime/" in files for files in mapped.values()) >= 2
+
+
 def test_a_killed_engine_is_an_error_within_2_seconds_and_comes_back(
     repository: Path, oracle: Oracle, tmp_path: Path
 ) -> None:
