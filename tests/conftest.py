@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,3 +58,27 @@ def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         running.wait_until_live(READY_S)
         require_golden(running.grpc_url, repository, READY_S)
         yield running
+
+
+@pytest.fixture(params=["grpc", "http"])
+def fake(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A fake server of the clients, by protocol."""
+    from client_kinds import FAKES
+
+    with FAKES[request.param]() as running:
+        yield running
+
+
+@pytest.fixture(params=["sync", "async"])
+def kind(request: pytest.FixtureRequest) -> Any:
+    """A class of client."""
+    from client_kinds import CLIENTS
+
+    return CLIENTS[request.param]
+
+
+@pytest.fixture
+def client(fake: Any, kind: Any) -> Iterator[Any]:
+    """A client of the fake server."""
+    with kind(fake.url, model="minilm", timeout=10) as calling:
+        yield calling

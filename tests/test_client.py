@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from client_kinds import CLIENTS, FAKES, expected, mixed_texts
+from client_kinds import expected, mixed_texts
 from fake_kserve import MAX_BATCH, WIDTH, fake_grpc, fake_http
 
 from tritonyard import (
@@ -19,24 +19,6 @@ from tritonyard import (
     InvalidRequest,
     TritonyardError,
 )
-
-
-@pytest.fixture(params=sorted(FAKES))
-def fake(request):
-    with FAKES[request.param]() as fake:
-        yield fake
-
-
-@pytest.fixture(params=sorted(CLIENTS))
-def kind(request):
-    return CLIENTS[request.param]
-
-
-@pytest.fixture
-def client(fake, kind):
-    with kind(fake.url, model="minilm", timeout=10) as client:
-        yield client
-
 
 # --- what embed returns
 

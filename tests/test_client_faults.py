@@ -5,7 +5,7 @@ import threading
 import time
 
 import pytest
-from client_kinds import CLIENTS, FAKES, GRACE_S, mixed_texts
+from client_kinds import FAKES, GRACE_S, mixed_texts
 from fake_kserve import WIDTH, Fault, fake_http, raw_socket
 
 from tritonyard import (
@@ -17,24 +17,6 @@ from tritonyard import (
     ServerOverloaded,
     ServerUnavailable,
 )
-
-
-@pytest.fixture(params=sorted(FAKES))
-def fake(request):
-    with FAKES[request.param]() as fake:
-        yield fake
-
-
-@pytest.fixture(params=sorted(CLIENTS))
-def kind(request):
-    return CLIENTS[request.param]
-
-
-@pytest.fixture
-def client(fake, kind):
-    with kind(fake.url, model="minilm", timeout=10) as client:
-        yield client
-
 
 # --- what the server answers
 

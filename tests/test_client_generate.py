@@ -7,7 +7,7 @@ import threading
 
 import numpy as np
 import pytest
-from client_kinds import CLIENTS, DELTAS, FAKES, HELLO
+from client_kinds import DELTAS, HELLO
 from fake_kserve import Fault, said
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,19 +25,6 @@ from tritonyard import (
 from tritonyard._generation import DATATYPES, Options, chatting, prompting
 from tritonyard._http_codec import Body
 from tritonyard._transport import Refused, tensor
-
-
-@pytest.fixture(params=sorted(FAKES))
-def fake(request):
-    with FAKES[request.param]() as fake:
-        yield fake
-
-
-@pytest.fixture(params=sorted(CLIENTS))
-def client(request, fake):
-    with CLIENTS[request.param](fake.url, model="minilm", timeout=10) as client:
-        yield client
-
 
 # --- what comes back
 

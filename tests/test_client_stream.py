@@ -22,18 +22,6 @@ from tritonyard import (
 )
 
 
-@pytest.fixture(params=sorted(FAKES))
-def fake(request):
-    with FAKES[request.param]() as fake:
-        yield fake
-
-
-@pytest.fixture(params=sorted(CLIENTS))
-def client(request, fake):
-    with CLIENTS[request.param](fake.url, model="minilm", timeout=10) as client:
-        yield client
-
-
 def endless(inputs):
     for count in range(1, 1000):
         yield said("x", count=count)
