@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,7 @@ def test_200_cancels_at_random_moments(settled: Server, oracle: Oracle) -> None:
     url, over = settled.metrics_url, threading.Event()
     wrong: list[str] = []
     overshoot: list[float] = []
+    unseen = 0
 
     def others(number: int) -> None:
         with Client(settled.grpc_url, model=MODEL, timeout=120) as client:
@@ -172,12 +174,15 @@ def test_200_cancels_at_random_moments(settled: Server, oracle: Oracle) -> None:
         for case in range(200):
             done, tokens = counted(url)
             seen = cancel_once(over_http if case % 2 else over_grpc, draw, draw.choice([0, 0, 1, 2, 5, 9]))
-            wait_until(lambda done=done: counted(url)[0] == done + 1)
-            overshoot.append(counted(url)[1] - tokens - seen)
+            if cancel_was_counted(url, done):
+                overshoot.append(counted(url)[1] - tokens - seen)
+            else:
+                unseen += 1
         over.set()
         for thread in threads:
             thread.join(60)
     assert wrong == []
+    assert unseen <= 20
     assert max(overshoot) <= STEPS_TO_CANCEL, sorted(overshoot)[-10:]
     wait_until(lambda: value(url, "detokenizer_streams") == 0)
     assert memory(settled) - before < 30e6
@@ -207,8 +212,19 @@ def settled_steps(url: str) -> float:
 def touch_all_slots(client: Client) -> None:
     """Fill all slots to their ends: KV is memory from its first use."""
     with ThreadPoolExecutor(SLOTS) as pool:
-        full = [pool.submit(client.generate, "one two " * 480, max_tokens=40, min_tokens=40) for _ in range(SLOTS)]
-        assert {future.result(60).num_output_tokens for future in full} == {40}
+        options = {"max_tokens": 40, "min_tokens": 40, "timeout": 120}
+        full = [pool.submit(client.generate, "one two " * 480, **options) for _ in range(SLOTS)]
+        assert {future.result().num_output_tokens for future in full} == {40}
+
+
+def cancel_was_counted(url: str, done: float) -> bool:
+    """Wait for one cancelled request more; False if it left before it came to the engine: then nothing is there."""
+    with suppress(AssertionError):
+        wait_until(lambda: counted(url)[0] == done + 1, timeout_s=3)
+        return True
+    assert value(url, "slots_used", **DECODER) + value(url, "requests_waiting", **DECODER) <= 2
+    assert value(url, "detokenizer_streams") <= 2
+    return False
 
 
 def counted(url: str) -> tuple[float, float]:
@@ -305,16 +321,15 @@ def test_a_full_queue_answers_at_once_with_the_right_status(small: Server, schem
     with Client(url, model=MODEL, timeout=60) as client, ThreadPoolExecutor(8) as pool:
         taken = []
         for number in range(4):
-            taken.append(pool.submit(client.generate, "Go on:", max_tokens=200, min_tokens=200))
+            taken.append(pool.submit(client.generate, "Go on:", max_tokens=400, min_tokens=400))
             wait_until(lambda number=number: in_engine(small) == number + 1)
-        begun = time.monotonic()
         for stream in (False, True):
             with pytest.raises(ServerOverloaded, match="2 requests wait for 2 slots") as refused:
                 list(client.generate("Me too:", max_tokens=3, stream=True)) if stream else client.generate("Me too:")
             # tritonserver 2.51 answers every error of `generate` with 400.
             assert refused.value.status == ("UNAVAILABLE" if scheme == "grpc" else 400)
-        assert time.monotonic() - begun < 1.0
-        assert [future.result(60).num_output_tokens for future in taken] == [200] * 4
+        assert in_engine(small) == 4, "it waited for a place"
+        assert [future.result(60).num_output_tokens for future in taken] == [400] * 4
         assert client.generate("The sky is", max_tokens=3).num_output_tokens == 3
 
 
@@ -445,8 +460,17 @@ def test_a_killed_engine_is_an_error_within_2_seconds_and_comes_back(
     server = Server(repository, BACKENDS, free_ports(), tmp_path / "log")
     supervisor.start(server, repository, lambda _: None)
     said: list[str] = []
-    keeper = threading.Thread(target=supervisor.supervise, args=(server, repository, said.append), daemon=True)
-    keeper.start()
+
+    def say(words: str) -> None:
+        said.append(words)
+        if words == "ready again":
+            raise StopIteration  # once is enough: what the test stops later shall stay so
+
+    def supervise() -> None:
+        with suppress(StopIteration):
+            supervisor.supervise(server, repository, say)
+
+    threading.Thread(target=supervise, daemon=True).start()
     ended: list[tuple[float, BaseException | None]] = []
 
     def ask(number: int) -> None:

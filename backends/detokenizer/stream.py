@@ -6,7 +6,7 @@ from incremental import IncrementalDecoder
 from stop import StopStrings
 
 # Asking whether a request was cancelled is a round trip to the server: every so many tokens is enough.
-ASK_EVERY = 4
+ASK_EVERY = 2
 
 
 class Stream:
@@ -34,7 +34,7 @@ class Stream:
     def asks(self, ids):
         """Tell whether to ask now if the caller has gone; called once for each response of the engine.
 
-        True for a heartbeat, which has no `ids`, and for every fourth token.
+        True for a heartbeat, which has no `ids`, and for every second token.
         """
         self._unasked += len(ids)
         if self.done or (ids and self._unasked < ASK_EVERY):

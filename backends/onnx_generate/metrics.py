@@ -42,17 +42,28 @@ class Metrics:
         self._in = self._metric("input_tokens", kinds.COUNTER)
         self._out = self._by_reason("output_tokens")
         self._finished = self._by_reason("requests_finished")
-        Thread(target=self._run, name="metrics", daemon=True).start()
+        self._thread = Thread(target=self._run, name="metrics", daemon=True)
+        self._thread.start()
 
     def ended(self, generation):
         """Count a generation that has ended; returns at once."""
         self._ended.put(generation)
 
+    def close(self):
+        """Stop the thread and let go of the metrics, each before its family."""
+        self._ended.put(None)
+        self._thread.join()
+        del self._first, self._between, self._gauges, self._in, self._out, self._finished
+        del self._families
+
     def _run(self):
         shown = time.monotonic()
         while True:
             with suppress(Empty):
-                self._count(self._ended.get(timeout=GAUGE_S))
+                generation = self._ended.get(timeout=GAUGE_S)
+                if generation is None:
+                    return
+                self._count(generation)
             if time.monotonic() >= shown + GAUGE_S:
                 shown = time.monotonic()
                 self._show_gauges()

@@ -77,9 +77,10 @@ class TritonPythonModel:
                 _refuse(sender, str(error), pb_utils.TritonError.UNAVAILABLE)
 
     def finalize(self):
-        """Stop the threads."""
+        """Stop the threads, and let go of the metrics while the stub still lives: later they crash it."""
         self.engine.close()
         self.outbox.close()
+        self.metrics.close()
 
     def _take(self, request, sender):
         context = _input(request, "stream_context")
@@ -132,6 +133,8 @@ class _Mail:
             "stream_context": self._context,
             "finish_reason": np.array([[reason.encode()]], object) if reason else None,
         }
+        # Not one more than were requested: `send` drops the others without Python's lock (stub of 2.51), and corrupts
+        # the memory of the threads that run meanwhile.
         tensors = [
             pb_utils.Tensor(name, value) for name, value in values.items() if value is not None and name in self._wanted
         ]

@@ -17,7 +17,7 @@ HEARTBEAT_S = 0.1
 HEARTBEATS_PER_S = 25
 # How long to rest after sending, in times of what it took, and at most.
 REST = 8
-LONGEST_REST_S = 0.05
+LONGEST_REST_S = 0.03
 
 
 class Parcel:
