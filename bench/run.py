@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from importlib.metadata import version
+from importlib.metadata import distributions, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -84,7 +84,12 @@ def written(found: list[tuple[str, Figure]], tasks: tuple[str, ...]) -> dict[str
     kept = [] if set(tasks) == set(TASKS) else json.loads(RESULTS.read_text())["figures"]
     figures = [each for each in kept if each["task"] not in tasks]
     figures += [{"task": task, **asdict(figure)} for task, figure in found]
-    return {"machine": machine | {name: version(name) for name in TOOLS}, "figures": figures}
+    return {"machine": machine | {name: version(name) for name in TOOLS if is_installed(name)}, "figures": figures}
+
+
+def is_installed(name: str) -> bool:
+    """Tell whether the package is there: the peer of a task that was not measured may not be."""
+    return any(distributions(name=name))
 
 
 @click.command()
