@@ -9,6 +9,7 @@
     ├── QualityError         an engine does not say what its checkpoint says             (pipeline.quality)
     ├── RepositoryError      a model repository is missing, drifted or cannot be swapped (pipeline.assemble)
     ├── ScenarioError        a load test cannot be run as it is written                  (loadtests.scenario)
+    ├── TraceError           a recorded trace cannot be read                             (loadtests.trace)
     ├── RunError             a load test broke off, or its samples are not whole         (loadtests.samples)
     └── ServingError         the server cannot start, or never became ready; exit code 4 (serving.errors)
 

@@ -1,7 +1,8 @@
 """Distribution-free confidence bounds, in closed binomial form. Pure, `math` only.
 
 Each bound is one-sided: `alpha` is the probability, at most, that the truth lies beyond it. Two of them make
-an interval. All assume independent samples, or independent groups of samples.
+an interval. All assume independent samples, or independent groups of samples; how many of these a series of dependent
+ones is worth is `loadtests.autocorrelation`'s.
 """
 
 import math
@@ -107,9 +108,25 @@ def clopper_pearson(hits: int, n: int, alpha_low: float, alpha_high: float) -> t
     Clopper and Pearson 1934, exact: the lower bound p solves P(Bin(n, p) >= hits) = alpha_low, the upper one
     P(Bin(n, p) <= hits) = alpha_high; 0 and 1 where hits is 0 and n.
     """
-    low = 0.0 if hits == 0 else _solve(lambda p: 1.0 - binomial_cdf(hits - 1, n, p) >= alpha_low)
-    high = 1.0 if hits == n else _solve(lambda p: binomial_cdf(hits, n, p) <= alpha_high)
-    return low, high
+    return _least(hits, n, alpha_low), _most(hits, n, alpha_high)
+
+
+def _least(hits: int, n: int, alpha: float) -> float:
+    return 0.0 if hits == 0 else _solve(lambda p: 1.0 - binomial_cdf(hits - 1, n, p) >= alpha)
+
+
+def _most(hits: int, n: int, alpha: float) -> float:
+    return 1.0 if hits == n else _solve(lambda p: binomial_cdf(hits, n, p) <= alpha)
+
+
+def share(hits: int, n: int, effective: int, alpha_low: float, alpha_high: float) -> tuple[float, float]:
+    """Return bounds of a probability of which `hits` of `n` trials were seen, worth `effective` independent ones.
+
+    `clopper_pearson` of the effective number of trials (Korn and Graubard, Survey Methodology 24, 1998), where the hits
+    that are not whole are rounded away from each bound, so that it errs no more often.
+    """
+    fewest, most = hits * effective // n, -(-hits * effective // n)
+    return _least(fewest, effective, alpha_low), _most(most, effective, alpha_high)
 
 
 def _solve(holds: Callable[[float], bool]) -> float:

@@ -24,7 +24,8 @@ class Measure:
     """One measured number; `name` ends in its unit, a rate without one is a fraction.
 
     `low` and `high` bound the truth, None where no bound exists; infinite is a latency that a failed request
-    gave. `limit` and `outcome` are None where the SLA says nothing; `sentence` words what was found.
+    gave. `independent` is how many independent requests the bounds stand on, None where there are none. `limit` and
+    `outcome` are None where the SLA says nothing; `sentence` words what was found.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Measure:
     limit: float | None = None
     outcome: Outcome | None = None
     sentence: str = ""
+    independent: int | None = None
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,9 @@ def latency(
     name: str, percentile: int, quantile: Quantile, limit: float | None, requests: Requests, alpha: float
 ) -> Measure:
     """Judge a percentile of latencies in milliseconds; `alpha` is what its upper bound may err by."""
-    value, low, high = quantile.value, quantile.low, quantile.high
+    value, low, high, independent = quantile.value, quantile.low, quantile.high, quantile.independent
     if limit is None:
-        return Measure(name, value, low, high)
+        return Measure(name, value, low, high, independent=independent)
     outcome = compare(low, high, limit)
     against = verdict_on(outcome, f"{limit:g} ms")
     if high is None and outcome is Outcome.INCONCLUSIVE:
@@ -62,8 +64,9 @@ def latency(
     elif math.isinf(value):
         words = f"is infinite, because {requests.failed} of {requests.judged} requests failed, {against}"
     else:
-        words = f"is {milliseconds(value)}{between(milliseconds(low), milliseconds(high))}, {against}"
-    return Measure(name, value, low, high, limit, outcome, f"{name} {words}")
+        bounds = between(milliseconds(low), milliseconds(high), worth(requests.judged, independent))
+        words = f"is {milliseconds(value)}{bounds}, {against}"
+    return Measure(name, value, low, high, limit, outcome, f"{name} {words}", independent)
 
 
 def at_least(name: str, value: float, limit: float | None, found: str, limit_text: str) -> Measure:
@@ -91,9 +94,14 @@ def milliseconds(value: float | None) -> str:
     return "infinite" if math.isinf(value) else f"{value:.1f} ms"
 
 
-def between(low: str, high: str) -> str:
-    """Word an interval."""
-    return f" (between {low} and {high})"
+def between(low: str, high: str, of: str = "") -> str:
+    """Word an interval; `of` is what `worth` says of the requests behind it."""
+    return f" (between {low} and {high}{of})"
+
+
+def worth(judged: int, independent: int) -> str:
+    """Word that requests depend on each other, where they do."""
+    return "" if independent == judged else f"; {judged} requests, which depend on each other, count as {independent}"
 
 
 def verdict_on(outcome: Outcome, limit: str) -> str:

@@ -1,19 +1,29 @@
-"""A verdict for readers: rows of a table, and verdict.json. Prints nothing; yard does."""
+"""A verdict for readers: rows of a table, and the files of a run. Prints nothing; yard does.
+
+verdict.json    everything that was measured and decided
+junit.xml       a test case an objective, for CI            (loadtests.junit)
+metrics.prom    the numbers in Prometheus' text format      (loadtests.exposition)
+"""
 
 import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
+
+from loadtests import exposition, junit
 from loadtests.measure import Measure
-from loadtests.samples import read_run
-from loadtests.scenario import GenerateScenario
+from loadtests.samples import RunError, read_run
+from loadtests.scenario import GenerateScenario, Scenario, ScenarioError
 from loadtests.sla import Sla
 from loadtests.verdict import Facts, Verdict, judge
 
 VERDICT = "verdict.json"
+JUNIT = "junit.xml"
+METRICS = "metrics.prom"
 
-LEASTS = ("achieved_rate", "output_tokens_per_s")
+LEASTS = ("achieved_rate", "goodput", "output_tokens_per_s")
 
 
 @dataclass(frozen=True)
@@ -30,13 +40,23 @@ class Row:
 def judge_run(directory: Path, sla: Sla | None = None) -> Verdict:
     """Judge the finished run in `directory` by its own SLA, or by another one.
 
-    Raises RunError: the run is unfinished or damaged.
+    Raises RunError: the run is unfinished or damaged. Raises ScenarioError: `sla` limits what its requests do not have.
     """
     run, samples = read_run(directory)
-    scenario = run.scenario
+    scenario = _under(sla, run.scenario) if sla else run.scenario
     streamed = isinstance(scenario, GenerateScenario) and scenario.request.stream
-    facts = Facts(run.scheduled, scenario.arrivals.warmup_s, scenario.arrivals.duration_s, streamed)
-    return judge(samples, facts, sla or scenario.sla)
+    of = scenario.arrivals
+    facts = Facts(run.scheduled, of.warmup_s, of.duration_s, streamed, run.cpu_p95, run.name)
+    return judge(samples, facts, scenario.sla)
+
+
+def _under(sla: Sla, scenario: Scenario) -> Scenario:
+    """The scenario with another SLA, checked against its requests."""
+    try:
+        return type(scenario)(**(dict(scenario) | {"sla": sla}))
+    except ValidationError as error:
+        facts = ", ".join(detail["msg"].removeprefix("Value error, ") for detail in error.errors())
+        raise ScenarioError(f"this SLA cannot be asked of the run: {facts}") from None
 
 
 def rows(verdict: Verdict) -> list[Row]:
@@ -64,16 +84,20 @@ def _text(measure: Measure, value: float | None) -> str:
         return "never"
     if measure.name.endswith("_ms"):
         return f"{value:.1f} ms"
-    return f"{value:.1f} tokens/s" if measure.name == "output_tokens_per_s" else f"{value:.2%}"
+    if measure.name.endswith("_per_s"):
+        return f"{value:.1f} {'tokens' if 'tokens' in measure.name else 'requests'}/s"
+    return f"{value:.2%}"
 
 
 def to_json(verdict: Verdict) -> str:
     """Return the verdict as JSON text. A bound that does not exist and an infinite latency are both null."""
     document = {
+        "scenario": verdict.name,
         "outcome": verdict.outcome,
         "exit_code": verdict.exit_code,
         "reasons": verdict.reasons,
         "judged": verdict.judged,
+        "cut": verdict.cut,
         "errors": verdict.errors,
         "measures": [{key: _finite(value) for key, value in vars(measure).items()} for measure in verdict.measures],
     }
@@ -84,9 +108,21 @@ def _finite(value: object) -> object:
     return None if isinstance(value, float) and math.isinf(value) else value
 
 
-def write_verdict(verdict: Verdict, directory: Path) -> Path:
-    """Write verdict.json beside the samples, through a temporary name, and return its path."""
-    path = directory / VERDICT
-    part = path.with_suffix(".json.part")
-    part.write_text(to_json(verdict), encoding="utf-8")
-    return part.rename(path)
+def write_verdict(verdict: Verdict, directory: Path) -> None:
+    """Write verdict.json, junit.xml and metrics.prom into `directory`, each through a temporary name.
+
+    Raises RunError: they cannot be written.
+    """
+    texts = {
+        VERDICT: to_json(verdict),
+        JUNIT: junit.to_xml(verdict),
+        METRICS: exposition.to_text(verdict),
+    }
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            part = directory / f"{name}.part"
+            part.write_text(text, encoding="utf-8")
+            part.rename(directory / name)
+    except OSError as error:
+        raise RunError(f"{directory} takes no verdict: {error.strerror}; choose another folder") from None

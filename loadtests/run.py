@@ -9,6 +9,7 @@ import os
 import platform
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,6 +19,8 @@ from importlib import metadata
 from pathlib import Path
 
 from loadtests import samples
+from loadtests.arrivals import Closed
+from loadtests.cpu import CpuMeter
 from loadtests.samples import LOG, Run, RunError
 from loadtests.scenario import Scenario, load
 from loadtests.verdict import lag_p99_ms
@@ -27,6 +30,7 @@ LOCUSTFILE = Path(__file__).with_name("locustfile.py")
 OVERHEAD_S = 30.0
 TERM_S = 5.0
 POLL_S = 0.2
+LAST_WORDS = ("Shutting down (exit code", "Got quit message from master")
 PACKAGES = ("locust", "gevent", "grpcio", "tritonclient", "tritonyard")
 
 Progress = Callable[[float, float], None]
@@ -38,11 +42,13 @@ def run(
     out: Path,
     on_progress: Progress = lambda done_s, total_s: None,
     overhead_s: float = OVERHEAD_S,
+    workers: int = 1,
 ) -> Path:
     """Send the traffic of the scenario at `scenario_path` to `url`; return the run's folder in `out`.
 
     `on_progress` is called with the seconds of traffic done and in all. Locust is killed when it has not
-    ended `overhead_s` after duration and timeout. An interrupt ends Locust and removes the unfinished run.
+    ended `overhead_s` after duration and timeout. An interrupt ends Locust and removes the unfinished run. With
+    several `workers`, Locust's own master and as many processes share the traffic.
 
     Raises DeclarationError, ScenarioError: the scenario is wrong. Raises RunError: Locust is not installed,
     broke, or hung; its folder stays, without run.json, as evidence.
@@ -53,14 +59,15 @@ def run(
     directory = _new_directory(out, scenario_path.stem)
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     try:
-        _generate(scenario, _command(scenario_path, url, directory), directory, on_progress, overhead_s)
+        command = _command(scenario_path, url, directory, workers)
+        cpu_p95 = _generate(scenario, command, directory, on_progress, overhead_s, workers)
     except Exception:
         raise
     except BaseException:
         # Interrupted: nobody wants half a run.
         shutil.rmtree(directory)
         raise
-    _describe(scenario, scenario_path.stem, url, started_at, directory)
+    _describe(scenario, scenario_path.stem, url, started_at, cpu_p95, directory)
     return directory
 
 
@@ -75,27 +82,50 @@ def _new_directory(out: Path, name: str) -> Path:
     return directory
 
 
-def _command(scenario_path: Path, url: str, directory: Path) -> list[str]:
+def _command(scenario_path: Path, url: str, directory: Path, workers: int) -> list[str]:
+    shared = ["--processes", str(workers), *_master_port()] if workers > 1 else []
     return [
-        *(sys.executable, "-m", "locust", "-f", str(LOCUSTFILE)),
-        *("--headless", "--users", "1", "--spawn-rate", "1", "--only-summary"),
+        *(sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), *shared),
+        *("--headless", "--users", str(workers), "--spawn-rate", str(workers), "--only-summary"),
         # Failed requests are the verdict's business: only a broken generator exits with another code than 0.
         *("--exit-code-on-error", "0"),
-        *("--host", url, "--scenario", str(scenario_path.resolve()), "--run-dir", str(directory.resolve())),
+        *("--host", url, "--scenario-file", str(scenario_path.resolve()), "--run-dir", str(directory.resolve())),
     ]
 
 
+def _master_port() -> list[str]:
+    """A free port for the master to meet its workers at; Locust's own default allows one run at a time."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = str(listener.getsockname()[1])
+    return ["--master-bind-host", "127.0.0.1", "--master-bind-port", port, "--master-port", port]
+
+
 def _generate(
-    scenario: Scenario, command: list[str], directory: Path, on_progress: Progress, overhead_s: float
-) -> None:
-    """Run Locust to its end. However this is left, no process of it is."""
+    scenario: Scenario, command: list[str], directory: Path, on_progress: Progress, overhead_s: float, workers: int
+) -> float | None:
+    """Run Locust to its end and return its `cpu_p95`. However this is left, no process of it is."""
     log = directory / LOG
+    process = _start(command, log)
+    limit_s = scenario.arrivals.duration_s + scenario.timeout_s + overhead_s
+    try:
+        code, cpu = _watch(process, scenario.arrivals.duration_s, limit_s, directory, on_progress)
+    finally:
+        _end(process)
+    if code is None:
+        raise RunError(f"Locust had not ended after {limit_s:.0f} s and was killed; {_last_lines(log)}")
+    if code != 0 or not samples.merge_workers(directory, workers):
+        raise RunError(f"Locust broke off with exit code {code}; {_last_lines(log)}")
+    return cpu.p95 if cpu else None
+
+
+def _start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
     environment = dict(os.environ)
     # Locust must import the very packages that run here, wherever it is started.
     root = str(LOCUSTFILE.parent.parent)
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH", "")]))
     with log.open("wb") as output:
-        process = subprocess.Popen(
+        return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -103,31 +133,26 @@ def _generate(
             env=environment,
             process_group=0,
         )
-    limit_s = scenario.arrivals.duration_s + scenario.request.timeout_s + overhead_s
-    try:
-        code = _watch(process, scenario.arrivals.duration_s, limit_s, directory, on_progress)
-    finally:
-        _end(process)
-    if code is None:
-        raise RunError(f"Locust had not ended after {limit_s:.0f} s and was killed; {_last_lines(log)}")
-    if code != 0 or not (directory / samples.SAMPLES).is_file():
-        raise RunError(f"Locust broke off with exit code {code}; {_last_lines(log)}")
 
 
 def _watch(
     process: subprocess.Popen[bytes], total_s: float, limit_s: float, directory: Path, on_progress: Progress
-) -> int | None:
-    """Wait for the end and return the exit code, None after `limit_s`."""
+) -> tuple[int | None, CpuMeter | None]:
+    """Wait for the end; return the exit code, None after `limit_s`, and the CPU share while requests were sent."""
     begun = time.monotonic()
-    traffic_begun: float | None = None
+    traffic_begun, cpu = begun, None
     while (now := time.monotonic()) - begun < limit_s:
         try:
-            return process.wait(POLL_S)
+            return process.wait(POLL_S), cpu
         except subprocess.TimeoutExpired:
-            if traffic_begun is None and samples.part_of(directory).exists():
-                traffic_begun = now
-            on_progress(min(now - traffic_begun, total_s) if traffic_begun else 0.0, total_s)
-    return None
+            if cpu is None and any(directory.rglob(samples.part_of(directory).name)):
+                # From here on: to start Python is not to generate.
+                traffic_begun, cpu = now, CpuMeter(process.pid)
+            done_s = now - traffic_begun if cpu else 0.0
+            if cpu and done_s < total_s:
+                cpu.sample()
+            on_progress(min(done_s, total_s), total_s)
+    return None, cpu
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -144,23 +169,27 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def _last_lines(log: Path, count: int = 5) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    # What comes after Locust's last word are its tables.
-    lines = list(itertools.takewhile(lambda line: "Shutting down (exit code" not in line, lines))
+    # What comes after Locust's last words are its tables.
+    lines = list(itertools.takewhile(lambda line: not any(words in line for words in LAST_WORDS), lines))
     kept = [line for line in lines if line.strip()][-count:]
     return f"the log {log} ends with:\n" + "\n".join(kept)
 
 
-def _describe(scenario: Scenario, name: str, url: str, started_at: str, directory: Path) -> None:
+def _describe(scenario: Scenario, name: str, url: str, started_at: str, cpu_p95: float | None, directory: Path) -> None:
     """Write run.json: the run is whole."""
     versions = {package: metadata.version(package) for package in PACKAGES}
+    taken = samples.read_samples(directory / samples.SAMPLES)
+    # How often the users of a closed loop ask is not known ahead: what they asked is all there is.
+    scheduled = len(taken) if isinstance(scenario.arrivals, Closed) else len(scenario.schedule())
     description = Run(
         id=directory.name,
         name=name,
         scenario=scenario,
         url=url,
         started_at=started_at,
-        scheduled=len(scenario.schedule()),
-        lag_p99_ms=lag_p99_ms(samples.read_samples(directory / samples.SAMPLES, samples.sample_kind(scenario))),
+        scheduled=scheduled,
+        lag_p99_ms=lag_p99_ms(taken),
+        cpu_p95=cpu_p95,
         versions={"python": platform.python_version(), **versions},
     )
     samples.write_run(directory, description)

@@ -3,6 +3,7 @@
     RUN/locust.log           the generator's own output
     RUN/samples.jsonl.part   while requests are sent: whole lines, readable after a kill
     RUN/samples.jsonl        renamed when the last request is accounted for
+    RUN/worker-N/            the same of each worker, where there are several, until they are merged
     RUN/run.json             written last; without it the run is unfinished and nobody judges it
 
 Knows nothing of how samples come about or what they are judged by.
@@ -10,15 +11,16 @@ Knows nothing of how samples come about or what they are judged by.
 
 import itertools
 import os
+import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Self, TextIO, TypeVar
+from typing import Annotated, Literal, Self, TextIO
 
 from pydantic import Field, ValidationError, model_validator
 
 from ensembles.declaration import Declared
 from ensembles.errors import YardError
-from loadtests.scenario import EmbedScenario, Scenario
+from loadtests.scenario import Scenario
 
 SAMPLES = "samples.jsonl"
 RUN = "run.json"
@@ -36,10 +38,12 @@ class Sample(Declared):
     """What every task's sample has. Times are seconds from the start of the schedule.
 
     `intended_s` is when the schedule wanted it sent, `started_s` when the generator sent it, `finished_s`
-    when it was answered or given up. `error` is the class of the error of a failed request.
+    when it was answered or given up. `error` is the class of the error of a failed request. `kind` names what was
+    asked for where the scenario is a mix.
     """
 
     index: Annotated[int, Field(ge=0)]
+    kind: str | None = None
     intended_s: Seconds
     started_s: Seconds
     finished_s: Seconds
@@ -119,7 +123,11 @@ class GenerateSample(Sample):
 
 
 class Run(Declared):
-    """A finished run: everything beside the samples that a verdict needs, and what it was made with."""
+    """A finished run: everything beside the samples that a verdict needs, and what it was made with.
+
+    `scheduled` is how many samples there must be. `cpu_p95` is the generator's own share of a core, the 95th
+    percentile of one-second samples, None in a run too short for one: near 1 it was the bottleneck.
+    """
 
     format: Literal[2] = 2
     id: str
@@ -129,10 +137,8 @@ class Run(Declared):
     started_at: str
     scheduled: Annotated[int, Field(ge=1)]
     lag_p99_ms: Annotated[float, Field(ge=0)]
+    cpu_p95: Annotated[float, Field(ge=0)] | None = None
     versions: dict[str, str]
-
-
-S = TypeVar("S", bound=Sample)
 
 
 class SampleWriter:
@@ -166,22 +172,38 @@ class SampleWriter:
         self._file.close()
 
 
+def worker_directory(directory: Path, place: int, workers: int) -> Path:
+    """Return the folder that the worker at `place`, from 0 on, of `workers` writes its samples into, and make it."""
+    own = directory if workers == 1 else directory / f"worker-{place}"
+    own.mkdir(exist_ok=True)
+    return own
+
+
+def merge_workers(directory: Path, workers: int) -> bool:
+    """Make one samples.jsonl of those of several workers; tell whether all of them had finished theirs."""
+    if workers > 1:
+        folders = [worker_directory(directory, place, workers) for place in range(workers)]
+        if not all((folder / SAMPLES).is_file() for folder in folders):
+            return False
+        part = part_of(directory)
+        part.write_bytes(b"".join((folder / SAMPLES).read_bytes() for folder in folders))
+        part.rename(directory / SAMPLES)
+        for folder in folders:
+            shutil.rmtree(folder)
+    return (directory / SAMPLES).is_file()
+
+
 def part_of(directory: Path) -> Path:
     """Return the name that the samples of `directory` have while they are written."""
     return directory / f"{SAMPLES}.part"
 
 
-def sample_kind(scenario: Scenario) -> type[EmbedSample] | type[GenerateSample]:
-    """Return what a request of `scenario` leaves."""
-    return EmbedSample if isinstance(scenario, EmbedScenario) else GenerateSample
+def read_samples(path: Path) -> list[EmbedSample | GenerateSample]:
+    """Read a samples file, whole or the prefix that a killed run left.
 
-
-def read_samples(path: Path, kind: type[S]) -> list[S]:
-    """Read a samples file of `kind`, whole or the prefix that a killed run left.
-
-    Raises RunError: the file is missing, a line is no such sample, or two lines are the same request.
+    Raises RunError: the file is missing, a line is no sample, or two lines are the same request.
     """
-    samples = list(_parse(path, _lines(path), kind))
+    samples = list(_parse(path, _lines(path)))
     if len({sample.index for sample in samples}) != len(samples):
         raise RunError(f"{path} holds a request twice; it was written by two generators: run the load test again")
     return samples
@@ -194,8 +216,10 @@ def _lines(path: Path) -> list[str]:
         raise RunError(f"{path} cannot be read: {error}") from None
 
 
-def _parse(path: Path, lines: list[str], kind: type[S]) -> Iterable[S]:
+def _parse(path: Path, lines: list[str]) -> Iterable[EmbedSample | GenerateSample]:
     for number, line in enumerate(lines, start=1):
+        # The key that only one of them has.
+        kind: type[EmbedSample] | type[GenerateSample] = EmbedSample if '"texts":' in line else GenerateSample
         try:
             yield kind.model_validate_json(line)
         except ValidationError as error:
@@ -224,7 +248,7 @@ def read_run(directory: Path) -> tuple[Run, Sequence[Sample]]:
         run = Run.model_validate_json(path.read_bytes())
     except ValidationError as error:
         raise RunError(f"{path} is not a run of this version: {_facts(error)}; run the load test again") from None
-    return run, read_samples(directory / SAMPLES, sample_kind(run.scenario))
+    return run, read_samples(directory / SAMPLES)
 
 
 def _facts(error: ValidationError) -> str:

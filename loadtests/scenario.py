@@ -1,23 +1,24 @@
 """A scenario: the traffic of a load test and the SLA it must keep, read from loadtests/scenarios/*.toml.
 
 Declarations only. A scenario's name is its file's stem. Three tables: `[arrivals]` says when requests start,
-`[request]` what one of them is, `[sla]` what the answers must keep. `request.task` says which keys `[request]`
-has: a new task is a new table of its own, a new arrival process a new value of `process`.
+`[request]` what one of them is, `[sla]` what the answers must keep. `arrivals.process` and `request.task` say which
+keys their tables have. In place of `[request]` a mix has several `[[mix]]`, each with a name, a weight and a
+`[mix.request]`. The protocol is the URL's: the same scenario runs over grpc:// and over http://.
 """
 
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, create_model, model_validator
 
 from ensembles.declaration import Declared, read
 from ensembles.errors import YardError, near_miss
 from loadtests import arrivals
-from loadtests.sla import STREAM_LATENCIES, Positive, Sla
+from loadtests.arrivals import Arrivals, Closed, Trace
+from loadtests.request import EmbedRequest, GenerateRequest, Request, Share, Words
+from loadtests.sla import STREAM_LATENCIES, Sla
 
 SCENARIOS = Path(__file__).parent / "scenarios"
-
-Count = Annotated[int, Field(ge=1)]
 
 
 class ScenarioError(YardError):
@@ -26,135 +27,35 @@ class ScenarioError(YardError):
     exit_code = 2
 
 
-class Arrivals(Declared):
-    """When requests start.
-
-    `rate` in requests/s. `duration_s` is the whole schedule, `warmup_s` its first part, which the verdict
-    cuts: requests whose intended start lies before `warmup_s` are sent and recorded, not judged. `seed` draws
-    the schedule and the texts.
-    """
-
-    process: arrivals.Process
-    rate: Positive
-    duration_s: Positive
-    warmup_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    seed: Annotated[int, Field(ge=0)] = 1
-
-    @model_validator(mode="after")
-    def _leaves_something_to_judge(self) -> Self:
-        if self.warmup_s >= self.duration_s:
-            raise ValueError(
-                f"warmup_s = {self.warmup_s:g} leaves nothing of duration_s = {self.duration_s:g} to judge; "
-                "lower warmup_s or raise duration_s"
-            )
-        return self
-
-
-class Words(Declared):
-    """How long a text is, in words.
-
-    `sentences` takes shipped sentences as they are (5 to 100 words). `uniform` draws from [`min`, `max`].
-    `lognormal` draws with `median` and `sigma` (of the logarithm), clipped to [`min`, `max`].
-    """
-
-    distribution: Literal["sentences", "uniform", "lognormal"] = "sentences"
-    min: Count | None = None
-    max: Count | None = None
-    median: Positive | None = None
-    sigma: Positive | None = None
-
-    @model_validator(mode="after")
-    def _has_its_parameters(self) -> Self:
-        needed = {
-            "sentences": set(),
-            "uniform": {"min", "max"},
-            "lognormal": {"min", "max", "median", "sigma"},
-        }
-        mine: set[str] = needed[self.distribution]
-        given = {key for key in ("min", "max", "median", "sigma") if getattr(self, key) is not None}
-        if given != mine:
-            known = ", ".join(sorted(mine)) or "no other key"
-            raise ValueError(
-                f"distribution '{self.distribution}' takes {known}; "
-                f"missing: {', '.join(sorted(mine - given)) or 'none'}, "
-                f"too many: {', '.join(sorted(given - mine)) or 'none'}"
-            )
-        if self.min and self.max and self.min > self.max:
-            raise ValueError(f"min = {self.min} is above max = {self.max}; swap them")
-        return self
-
-
-class Lengths(Declared):
-    """A length drawn uniformly from [`min`, `max`]."""
-
-    min: Count
-    max: Count
-
-    @model_validator(mode="after")
-    def _ascends(self) -> Self:
-        if self.min > self.max:
-            raise ValueError(f"min = {self.min} is above max = {self.max}; swap them")
-        return self
-
-
-def _number_or_table(value: object) -> object:
-    """One number stands for a range of one length."""
-    if isinstance(value, dict | Lengths):
-        return value
-    if type(value) is not int or value < 1:
-        raise ValueError("give a whole number of at least 1, or a table with min and max")
-    return {"min": value, "max": value}
-
-
-class EmbedRequest(Declared):
-    """What one request is: the model it goes to, `texts` of `words` each, and its timeout in seconds.
-
-    A request is one call of the SDK, as a user makes it; the SDK may cut many texts into several requests to Triton.
-    """
-
-    task: Literal["embed"]
-    model: Annotated[str, Field(min_length=1)]
-    texts: Count = 1
-    words: Words = Words()
-    timeout_s: Positive = 5.0
-
-
-class GenerateRequest(Declared):
-    """What one request is: the model it goes to, a prompt, how long the answer is, and its timeout in seconds.
-
-    The prompt is one user's message of `prompt` words in the model's own chat template, after the message `system`
-    where there is one. `output_tokens` is a number, or a range to draw from; it is asked for as the least and the
-    most, so that lengths do not depend on what the model says. Answers are greedy. With `stream` they come in deltas.
-    """
-
-    task: Literal["generate"]
-    model: Annotated[str, Field(min_length=1)]
-    stream: bool = True
-    prompt: Words = Words()
-    system: Annotated[str, Field(min_length=1)] | None = None
-    output_tokens: Annotated[Lengths, BeforeValidator(_number_or_table)]
-    timeout_s: Positive = 30.0
-
-
 class _Scenario(Declared):
-    """What every task's scenario has."""
+    """What every scenario has."""
 
-    arrivals: Arrivals
+    arrivals: Annotated[Arrivals, Field(discriminator="process")]
     sla: Sla
 
     def schedule(self) -> list[float]:
-        """Return the intended starts in seconds.
+        """Return the intended starts in seconds; of a closed loop, each user's first.
 
-        Raises ScenarioError: the schedule holds no request after the warm-up.
+        Raises ScenarioError: the schedule holds no request after the warm-up. Raises TraceError.
         """
         of = self.arrivals
-        starts = arrivals.schedule(of.process, of.rate, of.duration_s, of.seed)
-        if not starts or starts[-1] < of.warmup_s:
+        starts = of.schedule()
+        if not isinstance(of, Closed) and (not starts or starts[-1] < of.warmup_s):
             raise ScenarioError(
-                f"rate = {of.rate:g} over duration_s = {of.duration_s:g} with seed = {of.seed} starts "
-                f"no request after warmup_s = {of.warmup_s:g}; raise rate or duration_s"
+                f"process '{of.process}' over duration_s = {of.duration_s:g} with seed = {of.seed} starts no "
+                f"request after warmup_s = {of.warmup_s:g}; raise rate or duration_s, or take a longer trace"
             )
         return starts
+
+    @property
+    def timeout_s(self) -> float:
+        """The longest that any request may take."""
+        return max(share.request.timeout_s for share in self.shares)
+
+    @property
+    def shares(self) -> list[Share]:
+        """The kinds of requests, each with its weight."""
+        raise NotImplementedError
 
     def _refuse_stream_limits(self, why: str) -> None:
         given = [f"sla.{key}" for key in self.sla.latency_limits_ms() if key.startswith(STREAM_LATENCIES)]
@@ -167,11 +68,18 @@ class EmbedScenario(_Scenario):
 
     request: EmbedRequest
 
+    @property
+    def shares(self) -> list[Share]:
+        """The one kind of request that there is."""
+        return [_all_of(self.request)]
+
     @model_validator(mode="after")
     def _has_no_limits_on_tokens(self) -> Self:
         self._refuse_stream_limits("and task = 'embed' has none; remove it, or limit the whole answer by p95_ms")
         if self.sla.min_output_tokens_per_s is not None:
             raise ValueError("sla.min_output_tokens_per_s: task = 'embed' puts out no tokens; use min_achieved_rate")
+        if isinstance(self.arrivals, Trace):
+            raise ValueError("arrivals.process = 'trace' tells lengths of prompts and answers; use task = 'generate'")
         return self
 
 
@@ -180,43 +88,116 @@ class GenerateScenario(_Scenario):
 
     request: GenerateRequest
 
+    @property
+    def shares(self) -> list[Share]:
+        """The one kind of request that there is."""
+        return [_all_of(self.request)]
+
     @model_validator(mode="after")
     def _limits_what_can_be_seen(self) -> Self:
         if not self.request.stream:
             self._refuse_stream_limits("and request.stream is false; make it true, or limit the whole answer by p95_ms")
+        _check_lengths(self.request, self.arrivals, "request")
         return self
 
 
-Scenario = EmbedScenario | GenerateScenario
+class MixScenario(_Scenario):
+    """One load test of several kinds of requests as declared; each request's kind is drawn by weight.
+
+    The SLA is held against all of them together, so it can limit the whole answers alone: percentiles of two kinds
+    of streams say nothing of either.
+    """
+
+    mix: Annotated[list[Share], Field(min_length=2)]
+
+    @property
+    def shares(self) -> list[Share]:
+        """Every kind of request."""
+        return self.mix
+
+    @model_validator(mode="after")
+    def _is_a_mix(self) -> Self:
+        names = [share.name for share in self.mix]
+        if len(set(names)) < len(names):
+            raise ValueError(f"mix.name: {', '.join(names)} are not all different; rename one")
+        self._refuse_stream_limits("and a mix has several kinds; limit the whole answers by p95_ms")
+        if isinstance(self.arrivals, Trace):
+            raise ValueError("arrivals.process = 'trace' tells lengths of one kind; use [request] in place of [[mix]]")
+        generated = [share for share in self.mix if isinstance(share.request, GenerateRequest)]
+        if self.sla.min_output_tokens_per_s is not None and not generated:
+            raise ValueError("sla.min_output_tokens_per_s: no request here puts out tokens; use min_achieved_rate")
+        for share in generated:
+            assert isinstance(share.request, GenerateRequest)
+            _check_lengths(share.request, self.arrivals, f"mix.{share.name}.request")
+        return self
 
 
-class _Task(Declared):
+def _all_of(request: Request) -> Share:
+    return Share(name=request.task, weight=1.0, request=request)
+
+
+def _check_lengths(request: GenerateRequest, of: Arrivals, table: str) -> None:
+    """Lengths come from the scenario or from a trace, from exactly one of them."""
+    if not isinstance(of, Trace):
+        if request.output_tokens is None:
+            raise ValueError(f"key '{table}.output_tokens' is missing; only a trace brings lengths of its own")
+    elif request.output_tokens or request.prompt != Words():
+        raise ValueError(f"{table} has prompt or output_tokens, and the trace brings lengths of its own; remove them")
+
+
+Scenario = EmbedScenario | GenerateScenario | MixScenario
+
+
+class _Part(Declared):
+    """A table of which only some keys are looked at."""
+
     model_config = ConfigDict(extra="ignore")
 
+
+class _Process(_Part):
+    process: arrivals.Process
+
+
+class _Task(_Part):
     task: Literal["embed", "generate"]
 
 
-class _Tagged(Declared):
+class _Tagged(_Part):
     """What must be known of a file before its schema is."""
 
-    model_config = ConfigDict(extra="ignore")
-
-    request: _Task
+    arrivals: _Process
+    request: _Task | None = None
+    mix: list[object] | None = None
 
 
 def load(path: Path) -> Scenario:
     """Read the scenario at `path`.
 
     Raises DeclarationError: the file is missing or breaks the schema. Raises ScenarioError: it asks for no
-    request.
+    request. Raises TraceError: its trace cannot be read.
     """
-    task = read(path, _Tagged).request.task
-    scenario: Scenario = read(path, EmbedScenario) if task == "embed" else read(path, GenerateScenario)
+    tags = read(path, _Tagged)
+    # For itself before it is a member of a union: so its keys are named as the file has them.
+    kind = arrivals.PROCESSES[tags.arrivals.process]
+    read(path, create_model("_Timed", __base__=_Part, arrivals=(kind, ...)))
+    scenario = read(path, _schema(path, tags))
+    if isinstance(scenario.arrivals, Trace):
+        # From here on the path holds wherever the scenario is used.
+        file = str((path.parent / scenario.arrivals.file).resolve())
+        scenario = scenario.model_copy(update={"arrivals": scenario.arrivals.model_copy(update={"file": file})})
     try:
         scenario.schedule()
     except ScenarioError as error:
         raise ScenarioError(f"{path}: {error}") from None
     return scenario
+
+
+def _schema(path: Path, tags: _Tagged) -> type[Scenario]:
+    if (tags.request is None) == (tags.mix is None):
+        raise ScenarioError(f"{path}: give it one of [request] and [[mix]]")
+    if tags.request is None:
+        return MixScenario
+    return EmbedScenario if tags.request.task == "embed" else GenerateScenario
 
 
 def names() -> list[str]:

@@ -2,23 +2,24 @@
 
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from ensembles.declaration import Declared
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 PERCENTILES = (50, 90, 95, 99)
-# What a stream alone has: time to first token, inter-token latency.
-STREAM_LATENCIES = ("ttft_", "itl_")
+# What a stream alone has: time to first token, inter-token latency, time per output token.
+STREAM_LATENCIES = ("ttft_", "itl_", "tpot_")
 
 
 class Sla(Declared):
     """What the answers must keep; a limit that is left out is not judged.
 
     Latencies in milliseconds: `p..` from the intended start to the whole answer, `ttft_p..` to its first token,
-    `itl_p..` between tokens; `loadtests.verdict` has the definitions. `max_error_rate` is the fraction of requests
-    that failed, `min_achieved_rate` the rate of answers as a fraction of the offered rate, `min_output_tokens_per_s`
+    `itl_p..` between tokens, `tpot_p..` from the first token to the last, a token; `loadtests.verdict` has the
+    definitions. `max_error_rate` is the fraction of requests that failed, `min_goodput` the fraction that met every
+    latency limit, `min_achieved_rate` the rate of answers as a fraction of the offered rate, `min_output_tokens_per_s`
     over all requests together. `confidence` is how sure a PASS or a FAIL must be. `max_lag_ms` bounds the 99th
     percentile of the generator's own lateness: above it nothing can be said about the server.
     """
@@ -35,8 +36,13 @@ class Sla(Declared):
     itl_p90_ms: Positive | None = None
     itl_p95_ms: Positive | None = None
     itl_p99_ms: Positive | None = None
+    tpot_p50_ms: Positive | None = None
+    tpot_p90_ms: Positive | None = None
+    tpot_p95_ms: Positive | None = None
+    tpot_p99_ms: Positive | None = None
     # Zero errors cannot be proved by a finite run: a limit of 0 could never PASS.
     max_error_rate: Annotated[float, Field(gt=0, lt=1)] | None = None
+    min_goodput: Annotated[float, Field(gt=0, lt=1)] | None = None
     min_achieved_rate: Annotated[float, Field(gt=0, le=1)] | None = None
     min_output_tokens_per_s: Positive | None = None
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
@@ -44,8 +50,11 @@ class Sla(Declared):
 
     @model_validator(mode="after")
     def _promises_something(self) -> Self:
-        others = (self.max_error_rate, self.min_achieved_rate, self.min_output_tokens_per_s)
-        if not self.latency_limits_ms() and others == (None, None, None):
+        if self.latency_limits_ms():
+            return self
+        if self.min_goodput is not None:
+            raise ValueError("min_goodput counts the requests that meet the latency limits; give one")
+        if (self.max_error_rate, self.min_achieved_rate, self.min_output_tokens_per_s) == (None, None, None):
             raise ValueError("holds no objective; give at least one, such as p95_ms = 250")
         return self
 
@@ -54,3 +63,19 @@ class Sla(Declared):
         keys = [f"{latency}p{n}_ms" for latency in ("", *STREAM_LATENCIES) for n in PERCENTILES]
         limits = {key: getattr(self, key) for key in keys}
         return {key: limit for key, limit in limits.items() if limit is not None}
+
+    def loosest_limit(self, latency: str) -> tuple[int, float] | None:
+        """Return the largest limit on `latency` ("", "ttft_", ...): (its percentile, milliseconds), None without one.
+
+        It is what every single request can be held to: half of them may miss the limit on a median.
+        """
+        given = [(limit, n) for n in PERCENTILES if (limit := getattr(self, f"{latency}p{n}_ms")) is not None]
+        return max(given)[::-1] if given else None
+
+
+class SlaFile(Declared):
+    """A TOML file that holds an `[sla]` table; whatever else is in it, such as a scenario, is not read."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    sla: Sla

@@ -1,3 +1,5 @@
+"""Bounds against their definitions, against published tables, and against samples that are drawn."""
+
 import math
 import random
 
@@ -111,3 +113,19 @@ def test_a_server_at_its_latency_limit_is_rarely_judged_wrong(percentile, count)
         outcomes.append("FAIL" if low > truth else "PASS" if high <= truth else "?")
     assert outcomes.count("FAIL") <= WORST
     assert outcomes.count("PASS") <= WORST
+
+
+@pytest.mark.parametrize(("hits", "n", "effective"), [(3, 100, 100), (0, 50, 50), (7, 7, 7)])
+def test_a_share_of_independent_trials_is_clopper_pearsons(hits, n, effective):
+    assert intervals.share(hits, n, effective, 0.02, 0.05) == intervals.clopper_pearson(hits, n, 0.02, 0.05)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.data())
+def test_a_share_of_fewer_trials_has_wider_bounds(data):
+    n = data.draw(st.integers(1, 300))
+    hits, effective = data.draw(st.integers(0, n)), data.draw(st.integers(1, n))
+    low, high = intervals.share(hits, n, effective, 0.05, 0.05)
+    all_low, all_high = intervals.clopper_pearson(hits, n, 0.05, 0.05)
+    assert low <= all_low + 1e-9
+    assert high >= all_high - 1e-9

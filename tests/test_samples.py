@@ -62,7 +62,7 @@ def test_a_killed_run_leaves_a_readable_prefix_that_nobody_takes_for_a_run(tmp_p
             writer.add(a_sample(index))
         os.kill(os.getpid(), 9)
     os.waitpid(child, 0)
-    assert len(samples.read_samples(samples.part_of(tmp_path), EmbedSample)) == 5
+    assert len(samples.read_samples(samples.part_of(tmp_path))) == 5
     assert not (tmp_path / "samples.jsonl").exists()
     with pytest.raises(RunError, match="was broken off before its end"):
         samples.read_run(tmp_path)
@@ -111,7 +111,7 @@ def test_a_damaged_line_is_named(tmp_path, changes, words):
     path = tmp_path / "samples.jsonl"
     path.write_text(json.dumps(GOOD) + "\n" + json.dumps(GOOD | {"index": 1} | changes) + "\n")
     with pytest.raises(RunError) as raised:
-        samples.read_samples(path, EmbedSample)
+        samples.read_samples(path)
     assert f"{path}:2: " in str(raised.value)
     assert words in str(raised.value)
 
@@ -120,14 +120,14 @@ def test_a_torn_line_is_named(tmp_path):
     path = tmp_path / "samples.jsonl"
     path.write_text(json.dumps(GOOD) + "\n" + json.dumps(GOOD)[:20])
     with pytest.raises(RunError, match=r"samples\.jsonl:2: .* is not a sample"):
-        samples.read_samples(path, EmbedSample)
+        samples.read_samples(path)
 
 
 def test_a_request_on_record_twice_is_refused(tmp_path):
     path = tmp_path / "samples.jsonl"
     path.write_text((json.dumps(GOOD) + "\n") * 2)
     with pytest.raises(RunError, match="holds a request twice"):
-        samples.read_samples(path, EmbedSample)
+        samples.read_samples(path)
 
 
 def test_a_run_of_another_format_is_refused(tmp_path):

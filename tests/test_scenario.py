@@ -1,10 +1,17 @@
+"""Scenarios as users write them: what is read, what is refused and how, and what requests they give."""
+
 import itertools
+from collections import Counter
 
 import pytest
+from pydantic import TypeAdapter
 
 from ensembles.declaration import DeclarationError
 from loadtests import corpus, intervals, scenario
-from loadtests.scenario import EmbedScenario, GenerateScenario, Lengths, ScenarioError, Words
+from loadtests.arrivals import Closed
+from loadtests.request import EmbedRequest, GenerateRequest, Lengths, Words
+from loadtests.scenario import ScenarioError
+from loadtests.trace import TraceError
 
 GOOD = {
     "arrivals": ["process = 'poisson'", "rate = 10.0", "duration_s = 5"],
@@ -35,7 +42,10 @@ def test_shipped_scenarios_are_valid_and_promise_something(name):
     assert loaded.sla.latency_limits_ms()
 
 
-@pytest.mark.parametrize("name", scenario.names())
+OPEN = [name for name in scenario.names() if not isinstance(scenario.load(scenario.locate(name)).arrivals, Closed)]
+
+
+@pytest.mark.parametrize("name", OPEN)
 def test_shipped_scenarios_hold_enough_requests_to_pass(name):
     loaded = scenario.load(scenario.locate(name))
     judged = sum(start >= loaded.arrivals.warmup_s for start in loaded.schedule())
@@ -153,7 +163,7 @@ def test_swapped_bounds_of_a_distribution_are_refused(tmp_path):
 
 def test_a_schedule_without_requests_after_the_warmup_is_refused(tmp_path):
     path = written(tmp_path, arrivals=["process = 'constant'", "rate = 1", "warmup_s = 4.5"])
-    with pytest.raises(ScenarioError, match=r"mine\.toml: rate = 1 .* no request after warmup_s = 4\.5") as raised:
+    with pytest.raises(ScenarioError, match=r"mine\.toml: process 'constant' .* after warmup_s = 4\.5") as raised:
         scenario.load(path)
     assert raised.value.exit_code == 2
 
@@ -166,10 +176,123 @@ def test_locate_finds_shipped_names_and_files(tmp_path):
         scenario.locate("embed_smok")
 
 
-@pytest.mark.parametrize(("name", "kind"), [("embed_batch", EmbedScenario), ("generate_stream", GenerateScenario)])
-def test_a_scenario_survives_json(name, kind):
+@pytest.mark.parametrize("name", scenario.names())
+def test_a_scenario_survives_json(name):
     loaded = scenario.load(scenario.locate(name))
-    assert kind.model_validate_json(loaded.model_dump_json(exclude_none=True)) == loaded
+    read = TypeAdapter(scenario.Scenario).validate_json(loaded.model_dump_json(exclude_none=True))
+    assert read == loaded
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        (["process = 'gamma'"], ["key 'arrivals.cv' is missing"]),
+        (["process = 'gamma'", "cv = 0"], ["arrivals.cv = 0", "greater than or equal to 0.01"]),
+        (["process = 'poisson'", "cv = 2"], ["unknown key 'arrivals.cv'; known here: duration_s, process, rate, seed"]),
+        (["process = 'ramp'"], ["key 'arrivals.end_rate' is missing"]),
+        (["process = 'spike'", "spike_rate = 9", "spike_start_s = 4", "spike_s = 2"], ["from 4 s to 6 s must lie"]),
+        (["process = 'closed'"], ["key 'arrivals.users' is missing", "unknown key 'arrivals.rate'"]),
+        (["process = 'closed'", "rate = absent", "users = 0"], ["arrivals.users = 0"]),
+        (["process = 'trace'", "rate = absent"], ["key 'arrivals.file' is missing", "key 'arrivals.max_input_tokens'"]),
+        (["process = 'gama'"], ["arrivals.process = 'gama' is not one of constant, poisson, gamma", "'gamma'?"]),
+        (["process = absent"], ["key 'arrivals.process' is missing"]),
+    ],
+)
+def test_every_process_has_exactly_its_own_keys(tmp_path, lines, words):
+    path = written(tmp_path, arrivals=lines)
+    with pytest.raises(DeclarationError) as raised:
+        scenario.load(path)
+    for word in [str(path), *words]:
+        assert word in str(raised.value)
+
+
+TRACE = ["process = 'trace'", "rate = absent", "file = 'mine.csv'", "max_input_tokens = 90", "max_output_tokens = 20"]
+ROWS = "TIMESTAMP,ContextTokens,GeneratedTokens\n2026-01-01 09:00:00,65,9\n2026-01-01 09:00:01,400,80\n"
+
+
+def test_a_trace_brings_starts_and_lengths(tmp_path):
+    (tmp_path / "mine.csv").write_text(ROWS)
+    path = written(tmp_path, GENERATE, arrivals=TRACE, request=["output_tokens = absent"])
+    loaded = scenario.load(path)
+    assert loaded.schedule() == [0, 1]
+    assert [(len(call.texts[0].split()), call.output_tokens) for call in corpus.calls(loaded)] == [(58, 9), (80, 20)]
+
+
+@pytest.mark.parametrize(
+    ("good", "words"),
+    [
+        (GENERATE, "request has prompt or output_tokens, and the trace brings lengths of its own; remove them"),
+        (GOOD, "arrivals.process = 'trace' tells lengths of prompts and answers; use task = 'generate'"),
+    ],
+)
+def test_a_trace_allows_no_other_lengths(tmp_path, good, words):
+    (tmp_path / "mine.csv").write_text(ROWS)
+    with pytest.raises(DeclarationError, match=words):
+        scenario.load(written(tmp_path, good, arrivals=TRACE))
+
+
+def test_a_trace_that_is_missing_is_named(tmp_path):
+    path = written(tmp_path, GENERATE, arrivals=TRACE, request=["output_tokens = absent"])
+    with pytest.raises(TraceError, match=r"mine\.csv cannot be read"):
+        scenario.load(path)
+
+
+MIX = """
+arrivals = { process = "constant", rate = 100, duration_s = 40 }
+sla = { p95_ms = 250 }
+[[mix]]
+name = "search"
+weight = 3
+request = { task = "embed", model = "minilm" }
+[[mix]]
+name = "chat"
+weight = 1
+request = { task = "generate", model = "smollm2", output_tokens = 8, timeout_s = 9 }
+"""
+
+
+def a_mix(tmp_path, old="", new=""):
+    path = tmp_path / "mix.toml"
+    path.write_text(MIX.replace(old, new))
+    return path
+
+
+def test_a_mix_is_drawn_by_weight_and_repeats_with_its_seed(tmp_path):
+    loaded = scenario.load(a_mix(tmp_path))
+    assert loaded.timeout_s == 9
+    drawn = list(itertools.islice(corpus.calls(loaded), 4000))
+    kinds = Counter(call.kind for call in drawn)
+    # Bin(4000, 3/4) has standard deviation 27.
+    assert abs(kinds["search"] - 3000) < 5 * 27
+    assert kinds["search"] + kinds["chat"] == 4000
+    assert {(call.kind, call.request.task, call.output_tokens) for call in drawn} == {
+        ("search", "embed", 0),
+        ("chat", "generate", 8),
+    }
+    assert drawn == list(itertools.islice(corpus.calls(loaded), 4000))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('"chat"', '"search"', "mix.name: search, search are not all different"),
+        ("p95_ms", "ttft_p95_ms", "ttft_p95_ms can only be judged of a stream of tokens, and a mix has several"),
+        (", output_tokens = 8", "", "key 'mix.chat.request.output_tokens' is missing"),
+        ("weight = 3", "weight = 0", r"mix\.0\.weight = 0"),
+        ("[[mix]]", "[request]\ntask = 'embed'\nmodel = 'm'\n[[mix]]", r"one of \[request\] and \[\[mix\]\]"),
+    ],
+)
+def test_what_is_wrong_with_a_mix_is_named(tmp_path, old, new, words):
+    path = tmp_path / "mix.toml"
+    path.write_text(MIX.replace(old, new, 1))
+    with pytest.raises((DeclarationError, ScenarioError), match=words):
+        scenario.load(path)
+
+
+def test_a_scenario_without_requests_is_refused(tmp_path):
+    path = a_mix(tmp_path, MIX[MIX.index("[[mix]]") :], "")
+    with pytest.raises(ScenarioError, match=r"give it one of \[request\] and \[\[mix\]\]"):
+        scenario.load(path)
 
 
 def test_shipped_sentences_are_varied():
@@ -189,25 +312,28 @@ def test_shipped_sentences_are_varied():
     ],
 )
 def test_texts_have_the_declared_lengths_and_repeat_with_their_seed(words, low, high):
-    drawn = list(itertools.islice(corpus.requests(2, words, seed=3), 300))
-    lengths = [len(text.split()) for texts in drawn for text in texts]
-    assert {len(texts) for texts in drawn} == {2}
+    request = EmbedRequest(task="embed", model="minilm", texts=2, words=words)
+    drawn = list(itertools.islice(corpus.drawn(request, seed=3), 300))
+    lengths = [len(text.split()) for call in drawn for text in call.texts]
+    assert {len(call.texts) for call in drawn} == {2}
     assert min(lengths) == low
     assert max(lengths) <= high
-    assert drawn == list(itertools.islice(corpus.requests(2, words, seed=3), 300))
-    assert drawn != list(itertools.islice(corpus.requests(2, words, seed=4), 300))
+    assert drawn == list(itertools.islice(corpus.drawn(request, seed=3), 300))
+    assert drawn != list(itertools.islice(corpus.drawn(request, seed=4), 300))
 
 
 def test_lognormal_lengths_have_the_declared_median():
     words = Words(distribution="lognormal", median=20, sigma=0.5, min=1, max=1000)
-    lengths = sorted(len(texts[0].split()) for texts in itertools.islice(corpus.requests(1, words, seed=3), 2001))
+    request = EmbedRequest(task="embed", model="minilm", words=words)
+    lengths = sorted(len(call.texts[0].split()) for call in itertools.islice(corpus.drawn(request, seed=3), 2001))
     assert lengths[1000] == pytest.approx(20, abs=1)
 
 
 def test_prompts_have_the_declared_lengths_and_repeat_with_their_seed():
     words, tokens = Words(distribution="uniform", min=15, max=25), Lengths(min=8, max=12)
-    drawn = list(itertools.islice(corpus.prompts(words, tokens, seed=3), 300))
-    assert {len(prompt.split()) for prompt, _ in drawn} == set(range(15, 26))
-    assert {wanted for _, wanted in drawn} == set(range(8, 13))
-    assert drawn == list(itertools.islice(corpus.prompts(words, tokens, seed=3), 300))
-    assert drawn != list(itertools.islice(corpus.prompts(words, tokens, seed=4), 300))
+    request = GenerateRequest(task="generate", model="smollm2", prompt=words, output_tokens=tokens)
+    drawn = list(itertools.islice(corpus.drawn(request, seed=3), 300))
+    assert {len(call.texts[0].split()) for call in drawn} == set(range(15, 26))
+    assert {call.output_tokens for call in drawn} == set(range(8, 13))
+    assert drawn == list(itertools.islice(corpus.drawn(request, seed=3), 300))
+    assert drawn != list(itertools.islice(corpus.drawn(request, seed=4), 300))

@@ -39,6 +39,7 @@ timeout_s = 2.0
 [sla]
 p50_ms = 1000.0
 max_error_rate = 0.2
+max_lag_ms = 200.0
 """
 
 

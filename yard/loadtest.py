@@ -4,15 +4,16 @@ import sys
 from pathlib import Path
 
 import click
-from rich.table import Table
 
-from loadtests.report import judge_run, rows, write_verdict
+from loadtests.page import write_page
+from loadtests.report import judge_run, write_verdict
 from loadtests.run import run
 from loadtests.scenario import load, locate
 from loadtests.verdict import Verdict
 from yard.checkout import RUNS, profile_option, shown
-from yard.console import OUTCOME_STYLES, out, progress, say
+from yard.console import progress, say
 from yard.serve import own_server, running
+from yard.verdict import show
 
 
 @click.command()
@@ -44,13 +45,7 @@ def judge(file: Path, url: str, runs: Path) -> Verdict:
         report("starting Locust")
         directory = run(file, url, runs, lambda done, total: report(f"{done // 5 * 5:.0f} of {total:.0f} s"))
     verdict = judge_run(directory)
-    table = Table("measure", "value", "interval", "limit", "")
-    for row in rows(verdict):
-        style = OUTCOME_STYLES.get(row.outcome, "")
-        table.add_row(row.measure, row.value, row.interval, row.limit, f"[{style}]{row.outcome}[/]" if style else "")
-    out.print(table)
-    out.print(f"[{OUTCOME_STYLES[verdict.outcome]}]{verdict.outcome}[/] {file.stem}, {verdict.judged} requests judged")
-    for reason in verdict.reasons:
-        say(f"  {reason}")
-    say(f"samples and verdict: {shown(write_verdict(verdict, directory).parent)}")
+    show(verdict)
+    write_verdict(verdict, directory)
+    say(f"samples, verdict and its page: {shown(write_page(directory, verdict))}")
     return verdict

@@ -21,6 +21,7 @@ COMMANDS = {
     "embed": "yard.embed",
     "ask": "yard.ask",
     "loadtest": "yard.loadtest",
+    "verdict": "yard.verdict",
     "demo": "yard.demo",
     "doctor": "yard.doctor",
     "init": "yard.init",

@@ -1,0 +1,57 @@
+"""A run as one HTML page, report.html beside its samples: the verdict, the measures, the plots, what was run.
+
+Self-contained: it opens from disk, fetches nothing, and runs no script.
+"""
+
+from pathlib import Path
+
+from loadtests import plots
+from loadtests.measure import Outcome
+from loadtests.report import rows
+from loadtests.samples import read_run
+from loadtests.settings import settings
+from loadtests.sla import Sla
+from loadtests.verdict import Verdict
+
+PAGE = "report.html"
+TEMPLATE = "page.html.j2"
+# Beside the word and the colour.
+SIGNS = {Outcome.PASS: "✓", Outcome.FAIL: "✗", Outcome.INCONCLUSIVE: "?"}
+
+
+def write_page(directory: Path, verdict: Verdict, sla: Sla | None = None) -> Path:
+    """Write the page of the finished run in `directory` and return its path; `verdict` is by `sla`, or by its own SLA.
+
+    Raises RunError: the run is unfinished or damaged.
+    """
+    run, samples = read_run(directory)
+    sla = sla or run.scenario.sla
+    text = _render(
+        run=run,
+        verdict=verdict,
+        signs=SIGNS,
+        rows=rows(verdict),
+        plots=plots.draw(samples, run.scenario, sla, verdict.measures),
+        traffic={key: value for key, value in settings(run.scenario).items() if not key.startswith("sla.")},
+        sla=settings(sla),
+        # Whatever else run.json says.
+        facts={key: value for key, value in settings(run).items() if not key.startswith(("scenario.", "versions."))},
+    )
+    path = directory / PAGE
+    part = path.with_suffix(".html.part")
+    part.write_text(text, encoding="utf-8")
+    return part.rename(path)
+
+
+def _render(**values: object) -> str:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    # What a server said and what a scenario holds is foreign text: everything but our own SVG is escaped.
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(TEMPLATE).render(values)
