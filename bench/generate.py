@@ -25,7 +25,7 @@ from yard import checkout
 MODEL = "smollm2"
 TOKENS = 64
 SLOTS, LENGTH = 16, 1024
-# Streams at once -> the least and the hoped-for part of the throughput in process.
+# Streams at once -> the least part of the throughput in process.
 STREAMS = {1: 0.90, 4: 0.80, 8: 0.75, 16: 0.70}
 REQUESTS = 3
 FIRST_TOKENS = 15

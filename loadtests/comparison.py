@@ -27,7 +27,7 @@ from pathlib import Path
 from loadtests import latencies, rates
 from loadtests.latencies import Alphas
 from loadtests.measure import Measure
-from loadtests.samples import GenerateSample, Run, RunError, Sample, read_run
+from loadtests.samples import GenerateSample, Run, RunError, Sample, in_window, read_run
 from loadtests.settings import settings
 from loadtests.sla import Sla
 
@@ -78,7 +78,7 @@ def compare_runs(before: Path, after: Path, confidence: float = CONFIDENCE) -> l
 
 def _judged(run: Run, samples: Sequence[Sample]) -> list[Sample]:
     arrivals = run.scenario.arrivals
-    judged = [sample for sample in samples if arrivals.warmup_s <= sample.intended_s < arrivals.duration_s]
+    judged = in_window(samples, arrivals.warmup_s, arrivals.duration_s)
     if not judged:
         raise RunError(f"{run.id} has no request after its warm-up to compare; run it for longer")
     return judged

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import psutil
 
+from loadtests.quantiles import nearest_rank
+
 EVERY_S = 1.0
 
 
@@ -46,4 +48,4 @@ class CpuMeter:
     def p95(self) -> float | None:
         """The 95th percentile (nearest rank) of the samples, None without one."""
         ordered = sorted(self._shares)
-        return round(ordered[-(-95 * len(ordered) // 100) - 1], 3) if ordered else None
+        return round(nearest_rank(ordered, 95), 3) if ordered else None

@@ -67,7 +67,8 @@ def _percentiles(kind: str, values: Sequence[float], sla: Sla, alphas: Alphas) -
 def _measures(
     kind: str, quantile: Callable[[int], quantiles.Quantile], requests: Requests, sla: Sla, alphas: Alphas
 ) -> list[Measure]:
-    limits = {n: sla.latency_limits_ms().get(f"{kind}p{n}_ms") for n in PERCENTILES}
+    given = sla.latency_limits_ms()
+    limits = {n: given.get(f"{kind}p{n}_ms") for n in PERCENTILES}
     if not requests.judged:
         return [_nothing(f"{kind}p{n}_ms", limit) for n, limit in limits.items()]
     return [

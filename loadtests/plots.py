@@ -9,7 +9,7 @@ from typing import Any
 from loadtests import canvas, rates, series
 from loadtests.canvas import FIRST, FOURTH, SECOND, THIRD
 from loadtests.measure import Measure, milliseconds
-from loadtests.samples import Sample
+from loadtests.samples import Sample, in_window
 from loadtests.scenario import Scenario
 from loadtests.sla import Sla
 
@@ -41,9 +41,10 @@ class Shown:
     def __init__(self, samples: Sequence[Sample], scenario: Scenario, sla: Sla, measures: Sequence[Measure]):
         self.samples = samples
         self.warmup_s, self.duration_s = scenario.arrivals.warmup_s, scenario.arrivals.duration_s
-        self.judged = [sample for sample in samples if self.warmup_s <= sample.intended_s < self.duration_s]
+        self.judged = in_window(samples, self.warmup_s, self.duration_s)
         # By their indices; asked once, because big runs have many windows.
-        self.good = {sample.index for sample in samples if rates.meets(sample, sla)}
+        loosest = sla.loosest_limits()
+        self.good = {sample.index for sample in samples if rates.meets(sample, loosest)}
         self.latency_is_limited = bool(sla.latency_limits_ms())
         self.measures = {measure.name: measure for measure in measures}
         self.percentiles = series.percentiles(measures)

@@ -34,13 +34,18 @@ class Quantile:
     independent: int
 
 
+def nearest_rank(ordered: Sequence[float], percentile: int) -> float:
+    """Return the percentile of at least one sample, in ascending order: the one of rank ceil(p * n)."""
+    return ordered[-(-percentile * len(ordered) // 100) - 1]
+
+
 def of_samples(samples: Sequence[float], percentile: int, alpha_low: float, alpha_high: float) -> Quantile:
     """Return a percentile of at least one sample, bounded by order statistics.
 
-    The value is the nearest rank, ceil(p * n).
+    The value is the nearest rank.
     """
     ordered, n, p = sorted(samples), len(samples), percentile / 100
-    value = ordered[-(-percentile * n // 100) - 1]
+    value = nearest_rank(ordered, percentile)
     m = effective_size(ranks(samples), [sample > value for sample in samples])
     lower, upper = intervals.lower_rank(m, p, alpha_low), intervals.upper_rank(m, p, alpha_high)
     if upper is None:

@@ -4,7 +4,7 @@ Of requests in the order of their intended starts; `loadtests.verdict` defines t
 """
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from loadtests import intervals, measure
 from loadtests.autocorrelation import effective_size
@@ -33,9 +33,10 @@ def goodput(judged: Sequence[Sample], window_s: float, sla: Sla, alphas: Alphas)
 
     Nothing where the SLA limits no latency.
     """
-    if not sla.latency_limits_ms():
+    loosest = sla.loosest_limits()
+    if not loosest:
         return []
-    missed = [not meets(sample, sla) for sample in judged]
+    missed = [not meets(sample, loosest) for sample in judged]
     least_missed, most_missed, independent = _share(missed, alphas)
     low, high, n, met = 1 - most_missed, 1 - least_missed, len(judged), missed.count(False)
     limit, value = sla.min_goodput, met / n
@@ -49,21 +50,21 @@ def goodput(judged: Sequence[Sample], window_s: float, sla: Sla, alphas: Alphas)
     return [Measure("goodput", value, low, high, limit, outcome, sentence, independent), per_s]
 
 
-def meets(sample: Sample, sla: Sla) -> bool:
-    """Say whether one request was answered within the loosest limit of each latency that `sla` limits.
+def meets(sample: Sample, loosest: Mapping[str, tuple[int, float]]) -> bool:
+    """Say whether one request was answered within the `loosest` limit of each latency (`Sla.loosest_limits`).
 
     Of its inter-token latencies as many must lie within as that limit's percentile says.
     """
     if not sample.ok:
         return False
-    whole = sla.loosest_limit("")
+    whole = loosest.get("")
     if whole and whole_ms(sample) > whole[1]:
         return False
-    return not isinstance(sample, GenerateSample) or _flows(sample, sla)
+    return not isinstance(sample, GenerateSample) or _flows(sample, loosest)
 
 
-def _flows(sample: GenerateSample, sla: Sla) -> bool:
-    first, between, pace = (sla.loosest_limit(latency) for latency in ("ttft_", "itl_", "tpot_"))
+def _flows(sample: GenerateSample, loosest: Mapping[str, tuple[int, float]]) -> bool:
+    first, between, pace = (loosest.get(latency) for latency in ("ttft_", "itl_", "tpot_"))
     if first and (sample.ttft_ms is None or sample.ttft_ms > first[1]):
         return False
     if pace and (tpot_ms(sample) or 0) > pace[1]:

@@ -141,6 +141,12 @@ class Run(Declared):
     versions: dict[str, str]
 
 
+def in_window(samples: Iterable[Sample], warmup_s: float, duration_s: float) -> list[Sample]:
+    """Return the samples that are judged: intended after the warm-up and before the end, in that order."""
+    judged = [sample for sample in samples if warmup_s <= sample.intended_s < duration_s]
+    return sorted(judged, key=lambda sample: (sample.intended_s, sample.index))
+
+
 class SampleWriter:
     """Appends samples to DIRECTORY/samples.jsonl.part; `finish` gives the file its name."""
 

@@ -64,13 +64,18 @@ class Sla(Declared):
         limits = {key: getattr(self, key) for key in keys}
         return {key: limit for key, limit in limits.items() if limit is not None}
 
-    def loosest_limit(self, latency: str) -> tuple[int, float] | None:
-        """Return the largest limit on `latency` ("", "ttft_", ...): (its percentile, milliseconds), None without one.
+    def loosest_limits(self) -> dict[str, tuple[int, float]]:
+        """Return the largest limit on each latency that has one: "", "ttft_" ... -> (its percentile, milliseconds).
 
         It is what every single request can be held to: half of them may miss the limit on a median.
         """
-        given = [(limit, n) for n in PERCENTILES if (limit := getattr(self, f"{latency}p{n}_ms")) is not None]
-        return max(given)[::-1] if given else None
+        loosest = {}
+        for latency in ("", *STREAM_LATENCIES):
+            given = [(limit, n) for n in PERCENTILES if (limit := getattr(self, f"{latency}p{n}_ms")) is not None]
+            if given:
+                limit, percentile = max(given)
+                loosest[latency] = percentile, limit
+        return loosest
 
 
 class SlaFile(Declared):

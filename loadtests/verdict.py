@@ -47,7 +47,8 @@ from dataclasses import dataclass
 from loadtests import latencies, measure, rates
 from loadtests.latencies import Alphas
 from loadtests.measure import Measure, Outcome
-from loadtests.samples import GenerateSample, Sample
+from loadtests.quantiles import nearest_rank
+from loadtests.samples import GenerateSample, Sample, in_window
 from loadtests.sla import Sla
 
 # Of a core: at a full one requests wait for the generator itself, and what was read late looks slow.
@@ -96,8 +97,7 @@ class Verdict:
 
 def judge(samples: Sequence[Sample], facts: Facts, sla: Sla) -> Verdict:
     """Judge `samples` by `sla`; the module's docstring states the rules. The samples' order is no matter."""
-    judged = [sample for sample in samples if facts.warmup_s <= sample.intended_s < facts.duration_s]
-    judged.sort(key=lambda sample: (sample.intended_s, sample.index))
+    judged = in_window(samples, facts.warmup_s, facts.duration_s)
     cut = sum(sample.intended_s < facts.warmup_s for sample in samples)
     errors = dict(sorted(Counter(sample.error for sample in judged if sample.error).items()))
     if not judged:
@@ -167,4 +167,4 @@ def _lag(judged: Sequence[Sample], sla: Sla) -> Measure:
 def lag_p99_ms(samples: Sequence[Sample]) -> float:
     """Return the 99th percentile (nearest rank) of started - intended in milliseconds, 0 without samples."""
     lags = sorted(sample.lag_ms for sample in samples)
-    return lags[-(-99 * len(lags) // 100) - 1] if lags else 0.0
+    return nearest_rank(lags, 99) if lags else 0.0

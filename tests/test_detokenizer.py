@@ -188,6 +188,13 @@ def require_exact(tokenizer: Tokenizer, data: st.DataObject) -> None:
     assert "".join(in_pieces(vocabulary, [[each] for each in ids])) == want
 
 
+def test_what_is_held_outlives_tokens_that_say_nothing() -> None:
+    tokenizer = tokenizer_of("word piece")
+    ids = [0, 0, 0, 0, 14, 3, 3, 3, 3, 4]
+    assert "".join(in_pieces(Vocabulary(tokenizer), [ids])) == whole(tokenizer, ids) == "[UNK] [UNK] [UNK] [UNK] � cat"
+    assert "".join(in_pieces(Vocabulary(tokenizer), [[each] for each in ids])) == whole(tokenizer, ids)
+
+
 def hexes(*tokens: str) -> list[int]:
     """The ids of byte-level tokens that are written in hexadecimal."""
     return [256 + STRADDLING.index(token) if token in STRADDLING else int(token, 16) for token in tokens]

@@ -5,13 +5,13 @@ import json
 import queue
 import socket
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import served_metrics
 import tritonclient.grpc as grpc
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from tritonclient.utils import InferenceServerException
@@ -207,20 +207,14 @@ def post(server: Server, kind: str, request: dict[str, Any], model: str = MODEL)
     return connection.getresponse()
 
 
-def metric(server: Server, line: str) -> float:
-    """The value of one line of the server's metrics."""
-    with urllib.request.urlopen(server.metrics_url) as page:
-        lines = dict(line.rsplit(" ", 1) for line in page.read().decode().splitlines())
-    return float(lines[line])
-
-
 def counted(server: Server) -> tuple[float, float]:
     """How many tokens the decoder has sent, and how many times it was told to stop, of both models."""
-    return metric(server, 'echo{of="tokens"}'), metric(server, 'echo{of="stops"}')
+    found = served_metrics.read(server.metrics_url)
+    return found["echo", frozenset({("of", "tokens")})], found["echo", frozenset({("of", "stops")})]
 
 
 def open_streams(server: Server) -> float:
-    return metric(server, f'tritonyard_detokenizer_streams{{model="{MODEL}_detokenizer"}}')
+    return served_metrics.value(server.metrics_url, "detokenizer_streams", model=f"{MODEL}_detokenizer")
 
 
 @pytest.fixture(autouse=True)

@@ -1,14 +1,12 @@
 """`yard ask`: a question -> the answer as it is written, through a running server."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Unpack
 
 import click
 
-from ensembles.errors import YardError
-from tritonyard import Client, Options, Stream, TritonyardError
+from tritonyard import Options, Stream
+from yard.connection import connected
 from yard.console import err
 
 # Who watches an answer grow ends it with Ctrl-C.
@@ -37,7 +35,7 @@ def ask(question: str, url: str, system: str | None, raw: bool, **options: Unpac
     messages = [{"role": "user", "content": question}]
     if system is not None:
         messages.insert(0, {"role": "system", "content": system})
-    with connected(url) as client:
+    with connected(url, TIMEOUT_S) as client:
         if raw:
             write(client.generate(question, stream=True, **options))
         else:
@@ -46,18 +44,8 @@ def ask(question: str, url: str, system: str | None, raw: bool, **options: Unpac
 
 def show(url: str, model: str, question: str, max_tokens: int) -> None:
     """Ask a model one question and print its answer while it is written."""
-    with connected(url) as client:
+    with connected(url, TIMEOUT_S) as client:
         write(client.chat([{"role": "user", "content": question}], stream=True, model=model, max_tokens=max_tokens))
-
-
-@contextmanager
-def connected(url: str) -> Iterator[Client]:
-    """Give a client of the server at `url`, whose errors become sentences."""
-    try:
-        with Client(url, timeout=TIMEOUT_S) as client:
-            yield client
-    except TritonyardError as error:
-        raise YardError(str(error)) from error
 
 
 def write(stream: Stream) -> None:

@@ -3,8 +3,7 @@
 import click
 from rich.table import Table
 
-from ensembles.errors import YardError
-from tritonyard import Client, TritonyardError
+from yard.connection import connected
 from yard.console import out
 
 DEMO_TEXTS = (
@@ -32,11 +31,8 @@ def embed(texts: tuple[str, ...], model: str, url: str, truncate: bool) -> None:
 
 def show(url: str, model: str, texts: tuple[str, ...], truncate: bool = False) -> None:
     """Print the table of cosines between the embeddings of `texts`."""
-    try:
-        with Client(url, model=model) as client:
-            embeddings = client.embed(list(texts), truncate=truncate)
-    except TritonyardError as error:
-        raise YardError(str(error)) from error
+    with connected(url) as client:
+        embeddings = client.embed(list(texts), model=model, truncate=truncate)
     lengths = (embeddings**2).sum(axis=1, keepdims=True) ** 0.5
     unit = embeddings / lengths.clip(min=1e-12)
     table = Table("", f"{model}: {embeddings.shape[1]} numbers a text", *map(str, range(1, len(texts) + 1)))

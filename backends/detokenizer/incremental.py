@@ -68,7 +68,7 @@ class IncrementalDecoder:
         piece = text[self._said : sure]
         self._said = max(self._said, sure)
         if len(self._window) > 2 * KEPT:
-            self._shrink(len(text) - self._said)
+            self._shrink(text[self._said :])
         return piece
 
     def flush(self):
@@ -77,9 +77,11 @@ class IncrementalDecoder:
         return text[self._said :]
 
     def _shrink(self, held):
-        """Forget the window's oldest tokens; the last `held` characters of its text were not returned."""
+        """Forget the window's oldest tokens; `held`, the end of its text, was not returned."""
         kept = self._window[-KEPT:]
-        said = len(self._vocabulary.decode(kept)) - held
-        # Decoders strip the start of a text, so the window must have said something.
-        if said > 0:
+        text = self._vocabulary.decode(kept)
+        said = len(text) - len(held)
+        # Decoders strip the start of a text, so the window must have said something. And what was held must be in it:
+        # word piece's "##" says nothing after a word, but all of itself where a window begins.
+        if said > 0 and text[said:] == held:
             self._window, self._said = kept, said

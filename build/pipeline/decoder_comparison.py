@@ -1,10 +1,9 @@
 """One decoder in every precision, side by side: size, fidelity, tokens a second; as rows and as a plot."""
 
-import statistics
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from pipeline.engines import Engines
@@ -14,8 +13,8 @@ from pipeline.onnx_decoder import DATA
 from pipeline.onnx_encoder import MODEL
 from pipeline.recipe import GENERATE_PRECISIONS, GenerateRecipe
 from pipeline.store import Report
+from pipeline.timing import median_seconds
 
-ROUNDS = 5
 TOKENS = 32
 
 
@@ -53,15 +52,10 @@ def compare_decoders(engines: Engines, recipe: GenerateRecipe, report: Report) -
 
 
 def _speeds(folders: Sequence[Path]) -> list[float]:
-    """Tokens a second of each engine in one stream, without the prompt's; medians of rounds in turns."""
+    """Tokens a second of each engine in one stream, without the prompt's."""
     decoders = [GreedyDecoder(folder, 1, TOKENS + 1) for folder in folders]
-    seconds: list[list[float]] = [[] for _ in decoders]
-    for _ in range(ROUNDS + 1):  # the first round warms up
-        for decoder, spent in zip(decoders, seconds, strict=True):
-            begun = time.perf_counter()
-            decoder.generate_greedy([1], TOKENS, end_ids=())
-            spent.append(time.perf_counter() - begun)
-    return [TOKENS / statistics.median(spent[1:]) for spent in seconds]
+    works = [partial(decoder.generate_greedy, [1], TOKENS, end_ids=()) for decoder in decoders]
+    return [TOKENS / seconds for seconds in median_seconds(works)]
 
 
 def plot(model: str, rows: Sequence[DecoderRow], file: Path) -> None:

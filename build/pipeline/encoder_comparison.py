@@ -1,10 +1,9 @@
 """One encoder in every precision, side by side: size, parity, sentences a second."""
 
-import statistics
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,9 @@ from pipeline.onnx_encoder import MODEL, TOKENIZER
 from pipeline.quality import Parity, read_texts
 from pipeline.recipe import EMBED_PRECISIONS, EmbedRecipe
 from pipeline.store import Report
+from pipeline.timing import median_seconds
 
 BATCH = 8
-ROUNDS = 5
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ def compare_encoders(engines: Engines, recipe: EmbedRecipe, report: Report) -> l
 
 
 def _speeds(folders: Sequence[Path], max_tokens: int) -> list[float]:
-    """Sentences a second of each engine over the parity texts in batches of BATCH, sorted by length; medians."""
+    """Sentences a second of each engine over the parity texts in batches of BATCH, sorted by length."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(folders[0] / TOKENIZER))
@@ -64,14 +63,13 @@ def _speeds(folders: Sequence[Path], max_tokens: int) -> list[float]:
         _feed(tokenizer, texts[start : start + BATCH], {each.name for each in sessions[0].get_inputs()})
         for start in range(0, len(texts), BATCH)
     ]
-    seconds: list[list[float]] = [[] for _ in sessions]
-    for _ in range(ROUNDS + 1):  # the first round warms up
-        for session, spent in zip(sessions, seconds, strict=True):
-            begun = time.perf_counter()
-            for feed in feeds:
-                session.run(None, feed)
-            spent.append(time.perf_counter() - begun)
-    return [len(texts) / statistics.median(spent[1:]) for spent in seconds]
+    works = [partial(_run_all, session, feeds) for session in sessions]
+    return [len(texts) / seconds for seconds in median_seconds(works)]
+
+
+def _run_all(session: Any, feeds: Sequence[dict[str, Any]]) -> None:
+    for feed in feeds:
+        session.run(None, feed)
 
 
 def _feed(tokenizer: Any, texts: list[str], wanted: set[str]) -> dict[str, Any]:
