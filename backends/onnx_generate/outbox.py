@@ -3,7 +3,10 @@
 While the engine computes the next step, the tokens of the last one are on their way. What has not been sent piles up
 in its generation's `output` and goes as one response. Each response costs all steps behind this one and the caller some
 time on the cores that the engine computes on: after sending, the outbox rests for a multiple of the time that it took.
-So one stream gets token by token, many streams get several tokens a response. A first token and a last one never wait.
+So one stream gets token by token, many streams get several tokens a response.
+
+A last token never waits. A first one goes out on the engine's own thread, which then pauses: beside a step of the engine
+on every core the other steps would take it to its caller in twice the time.
 
 A caller that sits behind another step (it gave a `stream_context`) cannot be seen to leave by this model: it gets an
 empty heartbeat while there is nothing to send, so that the step that can see it is called. A direct caller is asked.
@@ -15,9 +18,11 @@ from threading import Condition, Thread
 HEARTBEAT_S = 0.1
 # However many wait, heartbeats may not take the cores from those that run; but one in prefill holds a slot.
 HEARTBEATS_PER_S = 25
+# The engine's pause after a first token: what tritonserver, detokenizer and client need to bring it to the caller.
+PAUSE_S = 0.002
 # How long to rest after sending, in times of what it took, and at most.
 REST = 8
-LONGEST_REST_S = 0.03
+LONGEST_REST_S = 0.06
 
 
 class Parcel:
@@ -70,14 +75,17 @@ class Outbox:
             self._open.pop(parcel, None)
 
     def notify(self, parcel):
-        """Say that the parcel's generation has made progress; returns at once."""
+        """Say that the parcel's generation has made progress; returns at once, but for a first token."""
         is_last = parcel.generation.finish_reason is not None
         if not (parcel.streaming or is_last):
             return
-        is_urgent = is_last or not parcel.sent
+        if not (parcel.sent or is_last):
+            self._deliver(parcel)
+            time.sleep(PAUSE_S)
+            return
         with self._changed:
-            (self._urgent if is_urgent else self._ready)[parcel] = None
-            if is_urgent or time.monotonic() >= self._rest_until:
+            (self._urgent if is_last else self._ready)[parcel] = None
+            if is_last or time.monotonic() >= self._rest_until:
                 self._changed.notify()
 
     def close(self):
@@ -94,7 +102,7 @@ class Outbox:
             parcels, is_over = self._next()
             begun = time.monotonic()
             for parcel in parcels:
-                self._deliver(parcel, *parcel.due())
+                self._deliver(parcel)
             now = time.monotonic()
             if parcels:
                 self._rest_until = now + min(REST * (now - begun), LONGEST_REST_S)
@@ -124,17 +132,18 @@ class Outbox:
             ]
         for parcel in silent:
             if parcel.abandoned is None:
-                self._deliver(parcel, *parcel.due())
+                self._deliver(parcel)
                 continue
             if parcel.abandoned():
                 self._cancel(parcel.generation)
             with self._changed:
                 self._open[parcel] = now
 
-    def _deliver(self, parcel, tokens, reason):
+    def _deliver(self, parcel):
         with self._changed:
             if parcel not in self._open:
                 return  # its last word was said
+            tokens, reason = parcel.due()
             if reason is None:
                 self._open[parcel] = time.monotonic()
             else:
