@@ -6,7 +6,7 @@ and the near miss.
 
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
@@ -42,23 +42,23 @@ def read(path: Path, schema: type[T]) -> T:
     except (OSError, UnicodeDecodeError) as error:
         raise DeclarationError(f"{path} cannot be read: {error}") from None
     try:
-        return schema.model_validate(tomllib.loads(text))
+        document = tomllib.loads(text)
+        return schema.model_validate(document)
     except tomllib.TOMLDecodeError as error:
         raise DeclarationError(f"{path} is not valid TOML: {error}") from None
     except ValidationError as error:
-        lines = [_sentence(detail, schema) for detail in error.errors()]
+        lines = [_sentence(detail, schema, document) for detail in error.errors()]
         raise DeclarationError("\n".join(f"{path}: {line}" for line in lines)) from None
 
 
-def _sentence(detail: ErrorDetails, schema: type[BaseModel]) -> str:
+def _sentence(detail: ErrorDetails, schema: type[BaseModel], document: dict[str, Any]) -> str:
     """Word one pydantic finding: key, value, fact, near miss."""
-    # Pydantic adds the tag of a union's member to the location; a key is what the file holds.
-    location = [str(part) for part in detail["loc"]]
-    key = ".".join(location)
+    location = detail["loc"]
+    key = _key(location, document, is_missing=detail["type"] == "missing")
     match detail["type"]:
         case "extra_forbidden":
             known = _keys_at(schema, location[:-1])
-            return f"unknown key '{key}'; known here: {', '.join(known)}{near_miss(location[-1], known)}"
+            return f"unknown key '{key}'; known here: {', '.join(known)}{near_miss(str(location[-1]), known)}"
         case "missing":
             return f"key '{key}' is missing"
         case "literal_error" | "enum":
@@ -72,15 +72,35 @@ def _sentence(detail: ErrorDetails, schema: type[BaseModel]) -> str:
             return f"{subject}: {fact}" if subject else fact
 
 
-def _keys_at(schema: Any, location: list[str]) -> list[str]:
-    """The keys that `schema` allows in the table at `location`."""
+def _key(location: tuple[int | str, ...], document: Any, is_missing: bool) -> str:
+    """Return the key that `document` has at a finding's location, to which pydantic adds the tags of unions."""
+    kept, at = [], document
     for part in location:
-        field = schema.model_fields.get(part)
-        if field is None:
-            return []
-        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
-        tables = [item for item in candidates if isinstance(item, type) and issubclass(item, BaseModel)]
-        if not tables:
-            return []
-        schema = tables[0]
-    return sorted(schema.model_fields)
+        has_it = part in at if isinstance(at, dict) else isinstance(at, list)
+        if has_it:
+            kept.append(str(part))
+            at = at[part]
+    return ".".join([*kept, str(location[-1])] if is_missing else kept)
+
+
+def _keys_at(schema: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """The keys that `schema` allows in the table at `location`: of keys, places in lists, and tags of unions."""
+    tables = [schema]
+    for part in location:
+        fields = [table.model_fields[part] for table in tables if part in table.model_fields]
+        if fields:
+            tables = [table for field in fields for table in _tables(field.annotation)]
+        elif isinstance(part, str):
+            tables = [table for table in tables if _is_tagged(table, part)]
+    return sorted({key for table in tables for key in table.model_fields})
+
+
+def _tables(annotation: Any) -> list[type[BaseModel]]:
+    """The tables that a type speaks of: itself, or those of its list or union."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [table for part in get_args(annotation) for table in _tables(part)]
+
+
+def _is_tagged(table: type[BaseModel], tag: str) -> bool:
+    return any(tag in get_args(field.annotation) for field in table.model_fields.values())

@@ -197,15 +197,6 @@ class Closed(_Arrivals):
 
 
 Arrivals = Constant | Poisson | Gamma | Ramp | Spike | Trace | Closed
-PROCESSES: dict[str, type[Arrivals]] = {
-    "constant": Constant,
-    "poisson": Poisson,
-    "gamma": Gamma,
-    "ramp": Ramp,
-    "spike": Spike,
-    "trace": Trace,
-    "closed": Closed,
-}
 Process = Literal["constant", "poisson", "gamma", "ramp", "spike", "trace", "closed"]
 
 

@@ -67,26 +67,30 @@ def rows(verdict: Verdict) -> list[Row]:
 
 def _row(measure: Measure) -> Row:
     bounded = measure.low is not None or measure.high is not None
-    interval = f"{_text(measure, measure.low)} to {_text(measure, measure.high)}" if bounded else ""
-    limit = "" if measure.limit is None else f"{_sense(measure)} {_text(measure, measure.limit)}"
-    return Row(measure.name, _text(measure, measure.value), interval, limit, measure.outcome or "")
+    interval = f"{text(measure.name, measure.low)} to {text(measure.name, measure.high)}" if bounded else ""
+    limit = "" if measure.limit is None else f"{_sense(measure)} {text(measure.name, measure.limit)}"
+    return Row(measure.name, text(measure.name, measure.value), interval, limit, measure.outcome or "")
 
 
 def _sense(measure: Measure) -> str:
     return "at least" if measure.name in LEASTS else "at most"
 
 
-def _text(measure: Measure, value: float | None) -> str:
-    """A value in the measure's own unit."""
+def text(name: str, value: float | None, signed: bool = False) -> str:
+    """Return a value of the measure called `name`, or a `signed` difference of two, in its own unit.
+
+    "?" is one that is not known, "never" a latency without end.
+    """
     if value is None:
         return "?"
     if math.isinf(value):
-        return "never"
-    if measure.name.endswith("_ms"):
-        return f"{value:.1f} ms"
-    if measure.name.endswith("_per_s"):
-        return f"{value:.1f} {'tokens' if 'tokens' in measure.name else 'requests'}/s"
-    return f"{value:.2%}"
+        return "?" if signed else "never"
+    sign = "+" if signed else ""
+    if name.endswith("_ms"):
+        return f"{value:{sign}.1f} ms"
+    if name.endswith("_per_s"):
+        return f"{value:{sign}.1f} {'tokens' if 'tokens' in name else 'requests'}/s"
+    return f"{100 * value:+.2f} points" if signed else f"{value:.2%}"
 
 
 def to_json(verdict: Verdict) -> str:

@@ -31,7 +31,9 @@ Tokens = Annotated[int, Field(ge=0)]
 
 
 class RunError(YardError):
-    """A load test broke off, or its run on disk is unfinished or damaged."""
+    """A load test broke off, or its run on disk is unfinished or damaged: there is nothing to judge."""
+
+    exit_code = 2
 
 
 class Sample(Declared):

@@ -9,7 +9,7 @@ keys their tables have. In place of `[request]` a mix has several `[[mix]]`, eac
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import ConfigDict, Field, create_model, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from ensembles.declaration import Declared, read
 from ensembles.errors import YardError, near_miss
@@ -177,9 +177,6 @@ def load(path: Path) -> Scenario:
     request. Raises TraceError: its trace cannot be read.
     """
     tags = read(path, _Tagged)
-    # For itself before it is a member of a union: so its keys are named as the file has them.
-    kind = arrivals.PROCESSES[tags.arrivals.process]
-    read(path, create_model("_Timed", __base__=_Part, arrivals=(kind, ...)))
     scenario = read(path, _schema(path, tags))
     if isinstance(scenario.arrivals, Trace):
         # From here on the path holds wherever the scenario is used.

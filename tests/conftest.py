@@ -1,6 +1,7 @@
 """Shared fixtures: the checkout's own engines and one real tritonserver over them for the whole session."""
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from serving.golden import require_golden
 from serving.ports import free_ports
 from serving.server import Server
 from yard.checkout import ARTIFACTS, BACKENDS, RECIPES
+from yard.main import main
 
 READY_S = 120.0
 
@@ -82,3 +84,17 @@ def client(fake: Any, kind: Any) -> Iterator[Any]:
     """A client of the fake server."""
     with kind(fake.url, model="minilm", timeout=10) as calling:
         yield calling
+
+
+@pytest.fixture
+def yard(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Calls `yard` with arguments in this process; returns exit code, standard output and standard error."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["yard", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, *capsys.readouterr()
+
+    return call

@@ -257,18 +257,28 @@ def memory(server: Server) -> float:
 
 
 def test_waiting_requests_are_cancelled_where_they_wait(settled: Server) -> None:
-    with Client(settled.grpc_url, model=MODEL, timeout=60) as client, ThreadPoolExecutor(40) as pool:
-        running = [pool.submit(client.generate, "Count:", max_tokens=100, min_tokens=100) for _ in range(SLOTS)]
-        wait_until(lambda: value(settled.metrics_url, "slots_used", **DECODER) == SLOTS)
-        streams = [client.generate(f"Wait {number}:", max_tokens=9, stream=True) for number in range(12)]
+    """Of 24 that wait every second leaves, at random moments, over gRPC and HTTP; all others get their answers."""
+    draw, url = random.Random(12), settled.metrics_url
+    with (
+        Client(settled.grpc_url, model=MODEL, timeout=60) as over_grpc,
+        Client(settled.http_url, model=MODEL, timeout=60) as over_http,
+        ThreadPoolExecutor(SLOTS + 24) as pool,
+    ):
+        running = [pool.submit(over_grpc.generate, "Count:", max_tokens=150, min_tokens=150) for _ in range(SLOTS)]
+        wait_until(lambda: value(url, "slots_used", **DECODER) == SLOTS)
+        clients = [over_grpc, over_grpc, over_http, over_http] * 6
+        streams = [each.generate(f"Wait {n}:", max_tokens=9, stream=True) for n, each in enumerate(clients)]
         waiting = [pool.submit(list, stream) for stream in streams]
-        wait_until(lambda: value(settled.metrics_url, "requests_waiting", **DECODER) == 12)
-        done = counted(settled.metrics_url)[0]
+        wait_until(lambda: value(url, "requests_waiting", **DECODER) == 24)
+        done = counted(url)[0]
         for stream in streams[::2]:
+            time.sleep(draw.random() / 10)
             stream.close()
-        wait_until(lambda: counted(settled.metrics_url)[0] == done + 6, timeout_s=3)
-        assert [text_of(future.result(60)) != "" for future in waiting[1::2]] == [True] * 6
-        assert all(future.result(60).num_output_tokens == 100 for future in running)
+        wait_until(lambda: counted(url)[0] == done + 12, timeout_s=3)
+        assert value(url, "slots_used", **DECODER) == SLOTS
+        assert [text_of(future.result(60)) != "" for future in waiting[1::2]] == [True] * 12
+        assert all(future.result(60).num_output_tokens == 150 for future in running)
+    wait_until(lambda: value(url, "detokenizer_streams") == 0)
 
 
 def test_64_streams_to_16_slots_all_end_well_in_order_of_arrival(settled: Server) -> None:

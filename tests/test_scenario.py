@@ -279,6 +279,10 @@ def test_a_mix_is_drawn_by_weight_and_repeats_with_its_seed(tmp_path):
         ("p95_ms", "ttft_p95_ms", "ttft_p95_ms can only be judged of a stream of tokens, and a mix has several"),
         (", output_tokens = 8", "", "key 'mix.chat.request.output_tokens' is missing"),
         ("weight = 3", "weight = 0", r"mix\.0\.weight = 0"),
+        ("timeout_s", "timeuot_s", r"unknown key 'mix\.1\.request\.timeuot_s'; known here: .*'timeout_s'\?"),
+        ("timeout_s = 9", "timeout_s = -9", r"mix\.1\.request\.timeout_s = -9: should be greater than 0"),
+        ("rate", "rat", r"unknown key 'arrivals\.rat'; known here: duration_s, process, rate, .*did you mean 'rate'\?"),
+        ("rate = 100, ", "", r"key 'arrivals\.rate' is missing"),
         ("[[mix]]", "[request]\ntask = 'embed'\nmodel = 'm'\n[[mix]]", r"one of \[request\] and \[\[mix\]\]"),
     ],
 )

@@ -1,51 +1,16 @@
 """`yard verdict`: a run on disk, judged again from the command line."""
 
 import json
-import sys
 
 import pytest
+from finished_runs import finished_run
 
-from loadtests import samples, scenario
-from loadtests.samples import EmbedSample, Run, SampleWriter
-from yard.main import main
+from loadtests import scenario
 
 
 @pytest.fixture
 def a_run(tmp_path):
-    """144 requests of embed_smoke, 12 a second, answered in 20 ms each."""
-    directory = tmp_path / "run"
-    directory.mkdir()
-    writer = SampleWriter(directory)
-    for index in range(144):
-        start = round(1 + index / 12, 6)
-        finish = round(start + 0.02, 6)
-        writer.add(
-            EmbedSample(index=index, intended_s=start, started_s=start, finished_s=finish, ok=True, texts=1, tokens=9)
-        )
-    writer.finish()
-    run = Run(
-        id=directory.name,
-        name="embed_smoke",
-        scenario=scenario.load(scenario.locate("embed_smoke")),
-        url="grpc://127.0.0.1:8001",
-        started_at="2026-01-01T00:00:00+00:00",
-        scheduled=144,
-        lag_p99_ms=0.0,
-        versions={},
-    )
-    samples.write_run(directory, run)
-    return directory
-
-
-@pytest.fixture
-def yard(monkeypatch, capsys):
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["yard", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return ended.value.code, *capsys.readouterr()
-
-    return call
+    return finished_run(tmp_path / "run")
 
 
 def sla_file(folder, text):
@@ -111,5 +76,5 @@ def test_what_is_no_run_is_said(yard, tmp_path):
     assert code == 2
     assert "does not exist" in err
     code, _, err = yard("verdict", tmp_path)
-    assert code == 1
+    assert code == 2
     assert "holds no run: run.json is missing" in err

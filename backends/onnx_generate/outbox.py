@@ -5,8 +5,8 @@ in its generation's `output` and goes as one response. Each response costs all s
 time on the cores that the engine computes on: after sending, the outbox rests for a multiple of the time that it took.
 So one stream gets token by token, many streams get several tokens a response.
 
-A last token never waits. A first one goes out on the engine's own thread, which then pauses: beside a step of the engine
-on every core the other steps would take it to its caller in twice the time.
+A last token never waits. A first one goes out on the engine's own thread, which then pauses: beside a step of the
+engine on every core, the other steps would bring it to its caller in twice the time.
 
 A caller that sits behind another step (it gave a `stream_context`) cannot be seen to leave by this model: it gets an
 empty heartbeat while there is nothing to send, so that the step that can see it is called. A direct caller is asked.
