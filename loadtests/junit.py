@@ -17,7 +17,7 @@ def to_xml(verdict: Verdict) -> str:
     cases = [(RUN, Outcome.INCONCLUSIVE if verdict.vetoes else Outcome.PASS, "; ".join(verdict.vetoes))]
     if not verdict.vetoes:
         # Named without its limit, a case keeps its history in CI when the limit moves.
-        cases += [(each.name, each.outcome, each.sentence) for each in verdict.measures if each.outcome]
+        cases += [(each.label, each.outcome, each.sentence) for each in verdict.measures if each.outcome]
     outcomes = [outcome for _, outcome, _ in cases]
     counts = {
         "tests": str(len(cases)),

@@ -9,16 +9,16 @@ from collections.abc import Callable, Sequence
 from loadtests import measure, quantiles
 from loadtests.measure import Measure, Outcome, Requests
 from loadtests.samples import GenerateSample, Sample
-from loadtests.sla import PERCENTILES, Sla
+from loadtests.sla import PERCENTILES, Limits
 
 # What the lower and the upper bound of one objective may err by.
 Alphas = tuple[float, float]
 NEVER = math.inf
 
 
-def end_to_end(judged: Sequence[Sample], sla: Sla, alphas: Alphas) -> list[Measure]:
+def end_to_end(judged: Sequence[Sample], limits: Limits, alphas: Alphas) -> list[Measure]:
     """Return the percentiles of the whole answer."""
-    return _percentiles("", [whole_ms(sample) for sample in judged], sla, alphas)
+    return _percentiles("", [whole_ms(sample) for sample in judged], limits, alphas)
 
 
 def whole_ms(sample: Sample) -> float:
@@ -26,13 +26,13 @@ def whole_ms(sample: Sample) -> float:
     return _clocked(sample.latency_ms) if sample.ok else NEVER
 
 
-def of_streams(judged: Sequence[GenerateSample], sla: Sla, alphas: Alphas) -> list[Measure]:
+def of_streams(judged: Sequence[GenerateSample], limits: Limits, alphas: Alphas) -> list[Measure]:
     """Return the percentiles that a stream alone has: to the first token, between tokens, a token."""
     firsts = [sample.ttft_ms if sample.ok else None for sample in judged]
-    ttft = _percentiles("ttft_", [NEVER if first is None else _clocked(first) for first in firsts], sla, alphas)
+    ttft = _percentiles("ttft_", [NEVER if first is None else _clocked(first) for first in firsts], limits, alphas)
     paces = [tpot_ms(sample) if sample.ok else NEVER for sample in judged]
-    tpot = _percentiles("tpot_", [pace for pace in paces if pace is not None], sla, alphas)
-    return [*ttft, *_itl(judged, sla, alphas), *tpot]
+    tpot = _percentiles("tpot_", [pace for pace in paces if pace is not None], limits, alphas)
+    return [*ttft, *_itl(judged, limits, alphas), *tpot]
 
 
 def tpot_ms(sample: GenerateSample) -> float | None:
@@ -50,30 +50,28 @@ def _clocked(latency_ms: float) -> float:
     return round(latency_ms, 3)
 
 
-def _itl(judged: Sequence[GenerateSample], sla: Sla, alphas: Alphas) -> list[Measure]:
+def _itl(judged: Sequence[GenerateSample], limits: Limits, alphas: Alphas) -> list[Measure]:
     """Inter-token latency; a good request of fewer than two deltas has none and says nothing."""
     groups = [[_clocked(gap) for gap in sample.itl_ms] if sample.ok else [NEVER] for sample in judged]
     groups = [group for group in groups if group]
     requests, every = Requests(len(groups), sum(not sample.ok for sample in judged)), quantiles.Groups(groups)
-    return _measures("itl_", lambda n: every.quantile(n, *alphas), requests, sla, alphas)
+    return _measures("itl_", lambda n: every.quantile(n, *alphas), requests, limits, alphas)
 
 
-def _percentiles(kind: str, values: Sequence[float], sla: Sla, alphas: Alphas) -> list[Measure]:
+def _percentiles(latency: str, values: Sequence[float], limits: Limits, alphas: Alphas) -> list[Measure]:
     """Every percentile of one latency a request, in milliseconds."""
     requests = Requests(len(values), values.count(NEVER))
-    return _measures(kind, lambda n: quantiles.of_samples(values, n, *alphas), requests, sla, alphas)
+    return _measures(latency, lambda n: quantiles.of_samples(values, n, *alphas), requests, limits, alphas)
 
 
 def _measures(
-    kind: str, quantile: Callable[[int], quantiles.Quantile], requests: Requests, sla: Sla, alphas: Alphas
+    latency: str, quantile: Callable[[int], quantiles.Quantile], requests: Requests, limits: Limits, alphas: Alphas
 ) -> list[Measure]:
-    given = sla.latency_limits_ms()
-    limits = {n: given.get(f"{kind}p{n}_ms") for n in PERCENTILES}
+    given = limits.latency_limits_ms()
+    names = {n: f"{latency}p{n}_ms" for n in PERCENTILES}
     if not requests.judged:
-        return [_nothing(f"{kind}p{n}_ms", limit) for n, limit in limits.items()]
-    return [
-        measure.latency(f"{kind}p{n}_ms", n, quantile(n), limit, requests, alphas[1]) for n, limit in limits.items()
-    ]
+        return [_nothing(name, given.get(name)) for name in names.values()]
+    return [measure.latency(name, n, quantile(n), given.get(name), requests, alphas[1]) for n, name in names.items()]
 
 
 def _nothing(name: str, limit: float | None) -> Measure:

@@ -17,7 +17,7 @@ import itertools
 import logging
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,8 +32,9 @@ from locust.runners import MasterRunner, WorkerRunner
 from loadtests import corpus
 from loadtests.arrivals import Closed
 from loadtests.corpus import Call
+from loadtests.flight import Flight
 from loadtests.request import EmbedRequest, GenerateRequest
-from loadtests.samples import EmbedSample, GenerateSample, Sample, SampleWriter, worker_directory
+from loadtests.samples import SampleWriter, worker_directory
 from loadtests.scenario import load, locate, names
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ CLOSE_S = 5.0
 BROKEN = 2
 # From the master's word to the first request, so that every worker has heard it.
 HEAD_START_S = 2.0
+# Threads are made when they are needed.
+MAX_AWAITED = 1000
 # A dead server refuses thousands of times a second: a user of a closed loop waits this long after a failure.
 FAILED_S = 0.1
 
@@ -108,17 +111,6 @@ def _end(environment: Any) -> None:
     gevent.spawn(runner.quit if environment.parsed_options.headless else runner.stop)
 
 
-@dataclass
-class Flight:
-    """A request on its way, and what of its answer is there. Times in seconds of the schedule."""
-
-    call: Call
-    intended_s: float
-    started_s: float
-    tokens_in: int | None = None
-    deltas: list[tuple[float, int]] = field(default_factory=list)
-
-
 class OpenLoop(locust.User):  # type: ignore[misc] # locust comes without types
     """The one user of a process: dispatches its part of the schedule, waits for the last answers, ends the test."""
 
@@ -175,14 +167,15 @@ class OpenLoop(locust.User):  # type: ignore[misc] # locust comes without types
         schedule = self._scenario.schedule()[part.place :: part.workers]
         self._calls = itertools.islice(enumerate(corpus.calls(self._scenario)), part.place, None, part.workers)
         self._begun = time.perf_counter() + (part.begin_at - time.time() if part.begin_at else 0.0)
+        if self._writer:
+            self._writer.begin(self._begun)
         for intended in schedule:
             self._sleep_until(intended)
             if isinstance(of, Closed):
                 requests.spawn(self._ask_again_and_again, of)
             else:
                 requests.spawn(self._send, *next(self._calls), intended)
-        left_s = max(of.duration_s - self._now(), 0.0)
-        requests.join(timeout=left_s + self._scenario.timeout_s + GRACE_S)
+        requests.join(timeout=max(of.duration_s - self._now(), 0.0) + self._scenario.timeout_s + GRACE_S)
         self._give_up()
         requests.kill(block=False)
 
@@ -257,7 +250,7 @@ class OpenLoop(locust.User):  # type: ignore[misc] # locust comes without types
             # The answer was there with its last delta.
             finished = flight.deltas[-1][0]
         if self._writer:
-            self._writer.add(_sample(index, flight, finished, error))
+            self._writer.add(flight.sample(index, finished, error))
         self.environment.events.request.fire(
             request_type=request.task,
             name=f"{request.model} ({kind})" if kind else request.model,
@@ -268,26 +261,15 @@ class OpenLoop(locust.User):  # type: ignore[misc] # locust comes without types
         )
 
 
-def _sample(index: int, flight: Flight, finished_s: float, error: Exception | None) -> Sample:
-    request = flight.call.request
-    common: dict[str, Any] = {
-        "index": index,
-        "kind": flight.call.kind,
-        "intended_s": round(flight.intended_s, 6),
-        "started_s": round(flight.started_s, 6),
-        "finished_s": round(finished_s, 6),
-        "ok": error is None,
-        "error": type(error).__name__ if error else None,
-    }
-    if isinstance(request, EmbedRequest):
-        return EmbedSample(**common, texts=request.texts)
-    deltas = tuple((round(at, 6), tokens) for at, tokens in flight.deltas)
-    return GenerateSample(**common, tokens_in=flight.tokens_in, deltas=deltas)
-
-
 @functools.cache
 def _befriend_gevent_and_grpc() -> None:
     grpc.experimental.gevent.init_gevent()
+    # A call that is not streamed is read by a thread of gevent's pool. Were there 10, as by default, no answer would be
+    # seen while 10 others are awaited.
+    gevent.get_hub().threadpool.maxsize = MAX_AWAITED
+    # grpcio lets whoever waits for a delta wake ten times a second, should it be the thread that takes signals. Here
+    # that is the hub's: 500 streams would spend a third of a core on it.
+    grpc._common.MAXIMUM_WAIT_TIMEOUT = 60.0
 
 
 class Unanswered(Exception):

@@ -25,7 +25,8 @@ class Measure:
 
     `low` and `high` bound the truth, None where no bound exists; infinite is a latency that a failed request
     gave. `independent` is how many independent requests the bounds stand on, None where there are none. `limit` and
-    `outcome` are None where the SLA says nothing; `sentence` words what was found.
+    `outcome` are None where the SLA says nothing; `sentence` words what was found. `kind` names the requests of a mix
+    that were measured, None for all.
     """
 
     name: str
@@ -36,6 +37,12 @@ class Measure:
     outcome: Outcome | None = None
     sentence: str = ""
     independent: int | None = None
+    kind: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The name, behind that of its kind of requests."""
+        return f"{self.kind}.{self.name}" if self.kind else self.name
 
 
 @dataclass(frozen=True)

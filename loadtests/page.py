@@ -1,4 +1,4 @@
-"""A run as one HTML page, report.html beside its samples: the verdict, the measures, the plots, what was run.
+"""A run as one HTML page, report.html beside its samples: verdict, measures, plots, the server's side, what was run.
 
 Self-contained: it opens from disk, fetches nothing, and runs no script.
 """
@@ -9,8 +9,12 @@ from loadtests import plots
 from loadtests.measure import Outcome
 from loadtests.report import rows
 from loadtests.samples import read_run
+from loadtests.server_metrics import read_server
+from loadtests.server_side import queues, server_side
+from loadtests.server_table import tables
 from loadtests.settings import settings
 from loadtests.sla import Sla
+from loadtests.template import render
 from loadtests.verdict import Verdict
 
 PAGE = "report.html"
@@ -26,12 +30,18 @@ def write_page(directory: Path, verdict: Verdict, sla: Sla | None = None) -> Pat
     """
     run, samples = read_run(directory)
     sla = sla or run.scenario.sla
-    text = _render(
+    metrics = read_server(directory)
+    server = server_side(metrics, run, samples) if metrics else None
+    inside = queues(metrics) if metrics and server and server.levels else {}
+    text = render(
+        TEMPLATE,
         run=run,
         verdict=verdict,
         signs=SIGNS,
         rows=rows(verdict),
-        plots=plots.draw(samples, run.scenario, sla, verdict.measures),
+        plots=plots.draw(samples, run.scenario, sla, verdict.measures, inside),
+        server=server,
+        server_tables=tables(server) if server else (),
         traffic={key: value for key, value in settings(run.scenario).items() if not key.startswith("sla.")},
         sla=settings(sla),
         # Whatever else run.json says.
@@ -41,17 +51,3 @@ def write_page(directory: Path, verdict: Verdict, sla: Sla | None = None) -> Pat
     part = path.with_suffix(".html.part")
     part.write_text(text, encoding="utf-8")
     return part.rename(path)
-
-
-def _render(**values: object) -> str:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    # What a server said and what a scenario holds is foreign text: everything but our own SVG is escaped.
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(TEMPLATE).render(values)

@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,8 +46,9 @@ class Shown:
         loosest = sla.loosest_limits()
         self.good = {sample.index for sample in samples if rates.meets(sample, loosest)}
         self.latency_is_limited = bool(sla.latency_limits_ms())
-        self.measures = {measure.name: measure for measure in measures}
-        self.percentiles = series.percentiles(measures)
+        over_all = [measure for measure in measures if measure.kind is None]
+        self.measures = {measure.name: measure for measure in over_all}
+        self.percentiles = series.percentiles(over_all)
 
     def limits(self, latency: str) -> dict[int, float]:
         """Return the limits on `latency` by percentile."""
@@ -63,8 +64,17 @@ class Shown:
         canvas.time_axis(axes, self.duration_s, self.warmup_s)
 
 
-def draw(samples: Sequence[Sample], scenario: Scenario, sla: Sla, measures: Sequence[Measure]) -> list[Plot]:
-    """Return the plots of a run; `measures` are those of its verdict by `sla`."""
+def draw(
+    samples: Sequence[Sample],
+    scenario: Scenario,
+    sla: Sla,
+    measures: Sequence[Measure],
+    queues: Mapping[str, Sequence[series.Point]],
+) -> list[Plot]:
+    """Return the plots of a run.
+
+    `measures` are those of its verdict by `sla`, `queues` how many requests were where in the server over time.
+    """
     shown = Shown(samples, scenario, sla, measures)
     sketches = [_over_time(shown, "")]
     if "ttft_" in shown.percentiles:
@@ -74,6 +84,8 @@ def draw(samples: Sequence[Sample], scenario: Scenario, sla: Sla, measures: Sequ
     sketches += [_goodput(shown), _against_rate(shown)]
     if "output_tokens_per_s" in shown.measures:
         sketches.append(_tokens(shown))
+    if queues:
+        sketches.append(_in_the_server(shown, queues))
     return [
         Plot(sketch.title, sketch.words, canvas.svg(f"plot{number}", sketch.fill))
         for number, sketch in enumerate(sketches)
@@ -212,6 +224,27 @@ def _tokens(shown: Shown) -> Sketch:
 
     words = f"Of good requests, when they came, in windows of {_length(shown, shown.samples)}"
     return Sketch("Output tokens over time", f"{words}; {measure.value:.1f} tokens/s as judged.", fill)
+
+
+def _in_the_server(shown: Shown, queues: Mapping[str, Sequence[series.Point]]) -> Sketch:
+    """The server's own gauges, as they were read."""
+
+    def fill(axes: Any) -> None:
+        for (place, points), (color, line, marker) in zip(queues.items(), LOOKS.values(), strict=False):
+            axes.plot(
+                *canvas.columns(points), line, color=color, marker=marker, markersize=3, label=place, clip_on=False
+            )
+        axes.set_ylim(0, 1.15 * max(value for points in queues.values() for _, value in points))
+        axes.set_ylabel("requests")
+        shown.time_axis(axes)
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, fontsize=9)
+
+    found = [
+        f"{place} {statistics.fmean(values):.1f} on average, at most {max(values):g}"
+        for place, points in queues.items()
+        if (values := [value for _, value in points])
+    ]
+    return Sketch("Requests in the server", f"As the server's own metrics showed them: {'; '.join(found)}.", fill)
 
 
 def _steps(axes: Any, values: Sequence[tuple[series.Span, float]], color: str) -> None:

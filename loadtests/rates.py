@@ -11,14 +11,14 @@ from loadtests.autocorrelation import effective_size
 from loadtests.latencies import Alphas, tpot_ms, whole_ms
 from loadtests.measure import Measure
 from loadtests.samples import EmbedSample, GenerateSample, Sample
-from loadtests.sla import Sla
+from loadtests.sla import Limits, Sla
 
 
-def error_rate(judged: Sequence[Sample], sla: Sla, alphas: Alphas) -> Measure:
+def error_rate(judged: Sequence[Sample], limits: Limits, alphas: Alphas) -> Measure:
     """Return the share of requests that failed."""
     failed = [not sample.ok for sample in judged]
     low, high, independent = _share(failed, alphas)
-    n, limit, value = len(judged), sla.max_error_rate, sum(failed) / len(judged)
+    n, limit, value = len(judged), limits.max_error_rate, sum(failed) / len(judged)
     if limit is None:
         return Measure("error_rate", value, low, high, independent=independent)
     outcome = measure.compare(low, high, limit)
@@ -28,18 +28,18 @@ def error_rate(judged: Sequence[Sample], sla: Sla, alphas: Alphas) -> Measure:
     return Measure("error_rate", value, low, high, limit, outcome, sentence, independent)
 
 
-def goodput(judged: Sequence[Sample], window_s: float, sla: Sla, alphas: Alphas) -> list[Measure]:
+def goodput(judged: Sequence[Sample], window_s: float, limits: Limits, alphas: Alphas) -> list[Measure]:
     """Return goodput, the share of requests that met every latency limit, and how many they were a second.
 
     Nothing where the SLA limits no latency.
     """
-    loosest = sla.loosest_limits()
+    loosest = limits.loosest_limits()
     if not loosest:
         return []
     missed = [not meets(sample, loosest) for sample in judged]
     least_missed, most_missed, independent = _share(missed, alphas)
     low, high, n, met = 1 - most_missed, 1 - least_missed, len(judged), missed.count(False)
-    limit, value = sla.min_goodput, met / n
+    limit, value = limits.min_goodput, met / n
     per_s = Measure("goodput_per_s", met / window_s)
     if limit is None:
         return [Measure("goodput", value, low, high, independent=independent), per_s]

@@ -7,7 +7,7 @@ metrics.prom    the numbers in Prometheus' text format      (loadtests.expositio
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -16,6 +16,8 @@ from loadtests import exposition, junit
 from loadtests.measure import Measure
 from loadtests.samples import RunError, read_run
 from loadtests.scenario import GenerateScenario, Scenario, ScenarioError
+from loadtests.server_metrics import read_server
+from loadtests.server_side import ServerSide, server_side
 from loadtests.sla import Sla
 from loadtests.verdict import Facts, Verdict, judge
 
@@ -45,9 +47,18 @@ def judge_run(directory: Path, sla: Sla | None = None) -> Verdict:
     run, samples = read_run(directory)
     scenario = _under(sla, run.scenario) if sla else run.scenario
     streamed = isinstance(scenario, GenerateScenario) and scenario.request.stream
-    of = scenario.arrivals
-    facts = Facts(run.scheduled, of.warmup_s, of.duration_s, streamed, run.cpu_p95, run.name)
+    of, kinds = scenario.arrivals, frozenset(share.name for share in scenario.shares if share.is_streamed)
+    facts = Facts(run.scheduled, of.warmup_s, of.duration_s, streamed, kinds, run.cpu_p95, run.name)
     return judge(samples, facts, scenario.sla)
+
+
+def server_of(directory: Path) -> ServerSide | None:
+    """Return the server's own side of the finished run in `directory`, None where its metrics were not asked for.
+
+    Raises RunError: the run is unfinished or damaged.
+    """
+    metrics = read_server(directory)
+    return server_side(metrics, *read_run(directory)) if metrics else None
 
 
 def _under(sla: Sla, scenario: Scenario) -> Scenario:
@@ -69,7 +80,7 @@ def _row(measure: Measure) -> Row:
     bounded = measure.low is not None or measure.high is not None
     interval = f"{text(measure.name, measure.low)} to {text(measure.name, measure.high)}" if bounded else ""
     limit = "" if measure.limit is None else f"{_sense(measure)} {text(measure.name, measure.limit)}"
-    return Row(measure.name, text(measure.name, measure.value), interval, limit, measure.outcome or "")
+    return Row(measure.label, text(measure.name, measure.value), interval, limit, measure.outcome or "")
 
 
 def _sense(measure: Measure) -> str:
@@ -93,8 +104,11 @@ def text(name: str, value: float | None, signed: bool = False) -> str:
     return f"{100 * value:+.2f} points" if signed else f"{value:.2%}"
 
 
-def to_json(verdict: Verdict) -> str:
-    """Return the verdict as JSON text. A bound that does not exist and an infinite latency are both null."""
+def to_json(verdict: Verdict, server: ServerSide | None = None) -> str:
+    """Return the verdict as JSON text, and under `server` what that one told of itself.
+
+    A bound that does not exist and an infinite latency are both null.
+    """
     document = {
         "scenario": verdict.name,
         "outcome": verdict.outcome,
@@ -103,24 +117,32 @@ def to_json(verdict: Verdict) -> str:
         "judged": verdict.judged,
         "cut": verdict.cut,
         "errors": verdict.errors,
-        "measures": [{key: _finite(value) for key, value in vars(measure).items()} for measure in verdict.measures],
+        "measures": [asdict(measure) for measure in verdict.measures],
     }
-    return json.dumps(document, indent=1, allow_nan=False) + "\n"
+    if server:
+        document["server"] = asdict(server)
+    return json.dumps(_finite(document), indent=1, allow_nan=False) + "\n"
 
 
 def _finite(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
     return None if isinstance(value, float) and math.isinf(value) else value
 
 
-def write_verdict(verdict: Verdict, directory: Path) -> None:
+def write_verdict(verdict: Verdict, directory: Path, server: ServerSide | None = None) -> None:
     """Write verdict.json, junit.xml and metrics.prom into `directory`, each through a temporary name.
+
+    `server` is the server's own side of the run, whose numbers they hold too.
 
     Raises RunError: they cannot be written.
     """
     texts = {
-        VERDICT: to_json(verdict),
+        VERDICT: to_json(verdict, server),
         JUNIT: junit.to_xml(verdict),
-        METRICS: exposition.to_text(verdict),
+        METRICS: exposition.to_text(verdict, server),
     }
     try:
         directory.mkdir(parents=True, exist_ok=True)

@@ -105,3 +105,8 @@ class Share(Declared):
     name: Annotated[str, Field(min_length=1)]
     weight: Positive
     request: Annotated[Request, Field(discriminator="task")]
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether the answers come in deltas."""
+        return isinstance(self.request, GenerateRequest) and self.request.stream

@@ -23,6 +23,7 @@ from loadtests.arrivals import Closed
 from loadtests.cpu import CpuMeter
 from loadtests.samples import LOG, Run, RunError
 from loadtests.scenario import Scenario, load
+from loadtests.scraper import scraped
 from loadtests.verdict import lag_p99_ms
 
 LOCUSTFILE = Path(__file__).with_name("locustfile.py")
@@ -43,12 +44,14 @@ def run(
     on_progress: Progress = lambda done_s, total_s: None,
     overhead_s: float = OVERHEAD_S,
     workers: int = 1,
+    metrics_url: str | None = None,
 ) -> Path:
     """Send the traffic of the scenario at `scenario_path` to `url`; return the run's folder in `out`.
 
     `on_progress` is called with the seconds of traffic done and in all. Locust is killed when it has not
     ended `overhead_s` after duration and timeout. An interrupt ends Locust and removes the unfinished run. With
-    several `workers`, Locust's own master and as many processes share the traffic.
+    several `workers`, Locust's own master and as many processes share the traffic. What the server itself tells at
+    `metrics_url` in the judged window is kept beside the samples.
 
     Raises DeclarationError, ScenarioError: the scenario is wrong. Raises RunError: Locust is not installed,
     broke, or hung; its folder stays, without run.json, as evidence.
@@ -60,7 +63,9 @@ def run(
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     try:
         command = _command(scenario_path, url, directory, workers)
-        cpu_p95 = _generate(scenario, command, directory, on_progress, overhead_s, workers)
+        window = scenario.arrivals.warmup_s, scenario.arrivals.duration_s
+        with scraped(directory, metrics_url, window):
+            cpu_p95 = _generate(scenario, command, directory, on_progress, overhead_s, workers)
     except Exception:
         raise
     except BaseException:
@@ -139,19 +144,19 @@ def _watch(
     process: subprocess.Popen[bytes], total_s: float, limit_s: float, directory: Path, on_progress: Progress
 ) -> tuple[int | None, CpuMeter | None]:
     """Wait for the end; return the exit code, None after `limit_s`, and the CPU share while requests were sent."""
-    begun = time.monotonic()
-    traffic_begun, cpu = begun, None
-    while (now := time.monotonic()) - begun < limit_s:
+    begun = time.perf_counter()
+    zero, cpu = None, None
+    while (now := time.perf_counter()) - begun < limit_s:
         try:
             return process.wait(POLL_S), cpu
         except subprocess.TimeoutExpired:
-            if cpu is None and any(directory.rglob(samples.part_of(directory).name)):
-                # From here on: to start Python is not to generate.
-                traffic_begun, cpu = now, CpuMeter(process.pid)
-            done_s = now - traffic_begun if cpu else 0.0
-            if cpu and done_s < total_s:
+            zero = samples.read_zero(directory) if zero is None else zero
+            done_s = now - zero if zero else 0.0
+            # From zero on: to start Python is not to generate.
+            if zero and 0 <= done_s < total_s:
+                cpu = cpu or CpuMeter(process.pid)
                 cpu.sample()
-            on_progress(min(done_s, total_s), total_s)
+            on_progress(min(max(done_s, 0.0), total_s), total_s)
     return None, cpu
 
 

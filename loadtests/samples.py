@@ -3,12 +3,15 @@
     RUN/locust.log           the generator's own output
     RUN/samples.jsonl.part   while requests are sent: whole lines, readable after a kill
     RUN/samples.jsonl        renamed when the last request is accounted for
+    RUN/zero                 while requests are sent: when the schedule began
     RUN/worker-N/            the same of each worker, where there are several, until they are merged
+    RUN/server.json          what the server's own metrics told (loadtests.server_metrics)
     RUN/run.json             written last; without it the run is unfinished and nobody judges it
 
 Knows nothing of how samples come about or what they are judged by.
 """
 
+import contextlib
 import itertools
 import os
 import shutil
@@ -25,6 +28,7 @@ from loadtests.scenario import Scenario
 SAMPLES = "samples.jsonl"
 RUN = "run.json"
 LOG = "locust.log"
+ZERO = "zero"
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Tokens = Annotated[int, Field(ge=0)]
@@ -156,6 +160,7 @@ class SampleWriter:
         """Open the file. Raises RunError: another generator writes, or wrote, there."""
         self._path = directory / SAMPLES
         self._part = part_of(directory)
+        self._zero = directory / ZERO
         if self._path.exists():
             raise RunError(f"{self._path} exists already; give every run its own folder")
         try:
@@ -163,6 +168,12 @@ class SampleWriter:
             self._file: TextIO = self._part.open("x", encoding="utf-8", buffering=1)
         except OSError as error:
             raise RunError(f"{self._part} cannot be written: {error.strerror}") from None
+
+    def begin(self, zero: float) -> None:
+        """Say that the schedule's 0 s is at `zero` of time.perf_counter, a clock that the machine's processes share."""
+        part = self._zero.with_suffix(".part")
+        part.write_text(repr(zero), encoding="utf-8")
+        part.rename(self._zero)
 
     def add(self, sample: Sample) -> None:
         """Append one sample."""
@@ -174,6 +185,7 @@ class SampleWriter:
         os.fsync(self._file.fileno())
         self._file.close()
         self._part.rename(self._path)
+        self._zero.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Close without that claim; after `finish`, do nothing."""
@@ -204,6 +216,17 @@ def merge_workers(directory: Path, workers: int) -> bool:
 def part_of(directory: Path) -> Path:
     """Return the name that the samples of `directory` have while they are written."""
     return directory / f"{SAMPLES}.part"
+
+
+def read_zero(directory: Path) -> float | None:
+    """Return when the schedule of the run in `directory` begins or began, by time.perf_counter; None: not known yet.
+
+    Workers begin within a few milliseconds of each other: any one of them tells.
+    """
+    with contextlib.suppress(FileNotFoundError):  # the run has ended in the meantime
+        for found in directory.rglob(ZERO):
+            return float(found.read_text(encoding="utf-8"))
+    return None
 
 
 def read_samples(path: Path) -> list[EmbedSample | GenerateSample]:

@@ -16,7 +16,7 @@ from ensembles.errors import YardError, near_miss
 from loadtests import arrivals
 from loadtests.arrivals import Arrivals, Closed, Trace
 from loadtests.request import EmbedRequest, GenerateRequest, Request, Share, Words
-from loadtests.sla import STREAM_LATENCIES, Sla
+from loadtests.sla import STREAM_LATENCIES, Limits, Sla
 
 SCENARIOS = Path(__file__).parent / "scenarios"
 
@@ -58,9 +58,11 @@ class _Scenario(Declared):
         raise NotImplementedError
 
     def _refuse_stream_limits(self, why: str) -> None:
-        given = [f"sla.{key}" for key in self.sla.latency_limits_ms() if key.startswith(STREAM_LATENCIES)]
-        if given:
-            raise ValueError(f"{', '.join(given)} can only be judged of a stream of tokens, {why}")
+        _refuse_stream_limits(self.sla, "sla", why)
+
+    def _refuse_kinds(self) -> None:
+        if self.sla.kinds:
+            raise ValueError("sla.kinds: there is one kind of request here; its limits are those of [sla]")
 
 
 class EmbedScenario(_Scenario):
@@ -75,6 +77,7 @@ class EmbedScenario(_Scenario):
 
     @model_validator(mode="after")
     def _has_no_limits_on_tokens(self) -> Self:
+        self._refuse_kinds()
         self._refuse_stream_limits("and task = 'embed' has none; remove it, or limit the whole answer by p95_ms")
         if self.sla.min_output_tokens_per_s is not None:
             raise ValueError("sla.min_output_tokens_per_s: task = 'embed' puts out no tokens; use min_achieved_rate")
@@ -95,6 +98,7 @@ class GenerateScenario(_Scenario):
 
     @model_validator(mode="after")
     def _limits_what_can_be_seen(self) -> Self:
+        self._refuse_kinds()
         if not self.request.stream:
             self._refuse_stream_limits("and request.stream is false; make it true, or limit the whole answer by p95_ms")
         _check_lengths(self.request, self.arrivals, "request")
@@ -104,8 +108,8 @@ class GenerateScenario(_Scenario):
 class MixScenario(_Scenario):
     """One load test of several kinds of requests as declared; each request's kind is drawn by weight.
 
-    The SLA is held against all of them together, so it can limit the whole answers alone: percentiles of two kinds
-    of streams say nothing of either.
+    What the SLA limits over all of them together are the whole answers alone: percentiles of two kinds of streams say
+    nothing of either. `[sla.kinds.NAME]` limits one kind.
     """
 
     mix: Annotated[list[Share], Field(min_length=2)]
@@ -120,7 +124,13 @@ class MixScenario(_Scenario):
         names = [share.name for share in self.mix]
         if len(set(names)) < len(names):
             raise ValueError(f"mix.name: {', '.join(names)} are not all different; rename one")
-        self._refuse_stream_limits("and a mix has several kinds; limit the whole answers by p95_ms")
+        self._refuse_stream_limits("and a mix has several kinds; limit one kind's, in [sla.kinds.NAME]")
+        streamed = {share.name: share.is_streamed for share in self.mix}
+        for kind, limits in self.sla.kinds.items():
+            if kind not in streamed:
+                raise ValueError(f"sla.kinds.{kind}: the mix has {', '.join(names)}{near_miss(kind, names)}")
+            if not streamed[kind]:
+                _refuse_stream_limits(limits, f"sla.kinds.{kind}", "and its answers are none; limit p95_ms")
         if isinstance(self.arrivals, Trace):
             raise ValueError("arrivals.process = 'trace' tells lengths of one kind; use [request] in place of [[mix]]")
         generated = [share for share in self.mix if isinstance(share.request, GenerateRequest)]
@@ -130,6 +140,12 @@ class MixScenario(_Scenario):
             assert isinstance(share.request, GenerateRequest)
             _check_lengths(share.request, self.arrivals, f"mix.{share.name}.request")
         return self
+
+
+def _refuse_stream_limits(limits: Limits, table: str, why: str) -> None:
+    given = [f"{table}.{key}" for key in limits.latency_limits_ms() if key.startswith(STREAM_LATENCIES)]
+    if given:
+        raise ValueError(f"{', '.join(given)} can only be judged of a stream of tokens, {why}")
 
 
 def _all_of(request: Request) -> Share:

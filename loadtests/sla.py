@@ -13,15 +13,13 @@ PERCENTILES = (50, 90, 95, 99)
 STREAM_LATENCIES = ("ttft_", "itl_", "tpot_")
 
 
-class Sla(Declared):
+class Limits(Declared):
     """What the answers must keep; a limit that is left out is not judged.
 
     Latencies in milliseconds: `p..` from the intended start to the whole answer, `ttft_p..` to its first token,
     `itl_p..` between tokens, `tpot_p..` from the first token to the last, a token; `loadtests.verdict` has the
     definitions. `max_error_rate` is the fraction of requests that failed, `min_goodput` the fraction that met every
-    latency limit, `min_achieved_rate` the rate of answers as a fraction of the offered rate, `min_output_tokens_per_s`
-    over all requests together. `confidence` is how sure a PASS or a FAIL must be. `max_lag_ms` bounds the 99th
-    percentile of the generator's own lateness: above it nothing can be said about the server.
+    latency limit.
     """
 
     p50_ms: Positive | None = None
@@ -43,10 +41,6 @@ class Sla(Declared):
     # Zero errors cannot be proved by a finite run: a limit of 0 could never PASS.
     max_error_rate: Annotated[float, Field(gt=0, lt=1)] | None = None
     min_goodput: Annotated[float, Field(gt=0, lt=1)] | None = None
-    min_achieved_rate: Annotated[float, Field(gt=0, le=1)] | None = None
-    min_output_tokens_per_s: Positive | None = None
-    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
-    max_lag_ms: Positive = 20.0
 
     @model_validator(mode="after")
     def _promises_something(self) -> Self:
@@ -54,9 +48,19 @@ class Sla(Declared):
             return self
         if self.min_goodput is not None:
             raise ValueError("min_goodput counts the requests that meet the latency limits; give one")
-        if (self.max_error_rate, self.min_achieved_rate, self.min_output_tokens_per_s) == (None, None, None):
+        if not self._others():
             raise ValueError("holds no objective; give at least one, such as p95_ms = 250")
         return self
+
+    def _others(self) -> bool:
+        """Whether something is limited beside latencies."""
+        return self.max_error_rate is not None
+
+    @property
+    def estimated(self) -> int:
+        """How many objectives are estimated, and not counted: each may err."""
+        shares = (self.max_error_rate, self.min_goodput)
+        return len(self.latency_limits_ms()) + sum(limit is not None for limit in shares)
 
     def latency_limits_ms(self) -> dict[str, float]:
         """Return the declared latency limits by key: `p95_ms`, `ttft_p95_ms` ... -> milliseconds."""
@@ -76,6 +80,26 @@ class Sla(Declared):
                 limit, percentile = max(given)
                 loosest[latency] = percentile, limit
         return loosest
+
+
+class Sla(Limits):
+    """The SLA of a scenario: limits over all its requests together, and over each kind of a mix by itself.
+
+    `min_achieved_rate` is the rate of answers as a fraction of the offered rate, `min_output_tokens_per_s` over all
+    requests together, `kinds` what the requests of one kind must keep. `confidence` is how sure a PASS or a FAIL must
+    be. `max_lag_ms` bounds the 99th percentile of the generator's own lateness: above it nothing can be said about the
+    server.
+    """
+
+    min_achieved_rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    min_output_tokens_per_s: Positive | None = None
+    kinds: dict[str, Limits] = Field(default_factory=dict)
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    max_lag_ms: Positive = 20.0
+
+    def _others(self) -> bool:
+        counted = (self.min_achieved_rate, self.min_output_tokens_per_s)
+        return super()._others() or bool(self.kinds) or counted != (None, None)
 
 
 class SlaFile(Declared):

@@ -31,6 +31,7 @@ The rules:
    whatever its length: its fraction of latencies within the limit is one number in [0, 1], and Hoeffding's
    inequality bounds the mean of those numbers. The bounds hold however tokens of a request depend on each other,
    and n is the number of requests, not of tokens.
+   The limits of one kind of a mix are held against its requests alone.
 4. alpha = 1 - confidence is what the upper bound may err by; the lower bounds of all k objectives share it,
    alpha / k each (Bonferroni). So a server that breaks any objective passes, and one that keeps all of them
    fails, with probability at most alpha.
@@ -41,8 +42,8 @@ The rules:
 """
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from loadtests import latencies, measure, rates
 from loadtests.latencies import Alphas
@@ -61,13 +62,15 @@ EXIT_CODES = {Outcome.PASS: 0, Outcome.FAIL: 1, Outcome.INCONCLUSIVE: 3}
 class Facts:
     """What the schedule was: how many requests it holds, its window in seconds, and whether answers were streamed.
 
-    `name` is the scenario's. `cpu_p95` is the generator's own share of a core, None where it is not known.
+    `streamed_kinds` are the kinds of a mix whose answers were. `name` is the scenario's. `cpu_p95` is the generator's
+    own share of a core, None where it is not known.
     """
 
     scheduled: int
     warmup_s: float
     duration_s: float
     streamed: bool = False
+    streamed_kinds: frozenset[str] = frozenset()
     cpu_p95: float | None = None
     name: str = ""
 
@@ -77,7 +80,7 @@ class Verdict:
     """The outcome, the sentences that decided it, every measure, and the failed requests by class.
 
     `judged` requests were intended in the window, `cut` ones before it, in the warm-up. `vetoes` say why no objective
-    is judged at all. `name` is the scenario's.
+    is judged at all. `name` is the scenario's. `generator_bound` says that the generator, late or busy, is among them.
     """
 
     outcome: Outcome
@@ -88,6 +91,7 @@ class Verdict:
     errors: dict[str, int]
     vetoes: tuple[str, ...]
     name: str
+    generator_bound: bool = False
 
     @property
     def exit_code(self) -> int:
@@ -104,22 +108,35 @@ def judge(samples: Sequence[Sample], facts: Facts, sla: Sla) -> Verdict:
         reason = "no request was intended after the warm-up; raise rate or duration_s"
         return Verdict(Outcome.INCONCLUSIVE, (reason,), (), 0, cut, errors, (reason,), facts.name)
     lag = _lag(judged, sla)
-    measures = (*_measures(samples, judged, facts, sla), lag)
-    vetoes = _vetoes(len(samples), lag, facts)
+    measures = (*_measures(samples, judged, facts, sla), *_measures_of_kinds(judged, facts, sla), lag)
+    generator = _generator_vetoes(lag, facts)
+    vetoes = generator + _record_vetoes(len(samples), facts) + _kind_vetoes(judged, sla)
     outcome = Outcome.INCONCLUSIVE if vetoes else _worst(measures)
     decisive = [each.sentence for each in measures if each.outcome is outcome]
     reasons = vetoes or tuple(decisive)
-    return Verdict(outcome, reasons, measures, len(judged), cut, errors, vetoes, facts.name)
+    return Verdict(outcome, reasons, measures, len(judged), cut, errors, vetoes, facts.name, bool(generator))
 
 
-def _vetoes(recorded: int, lag: Measure, facts: Facts) -> tuple[str, ...]:
-    """Why nothing can be said about the server, however its answers look."""
+def _generator_vetoes(lag: Measure, facts: Facts) -> tuple[str, ...]:
+    """How the generator, and not the server, made what was measured."""
     vetoes = [lag.sentence] if lag.outcome is Outcome.INCONCLUSIVE else []
     if facts.cpu_p95 is not None and facts.cpu_p95 > MAX_CPU:
         vetoes.append(f"the generator itself was busy: {facts.cpu_p95:.0%} of a core (p95); lower the rate")
-    if recorded != facts.scheduled:
-        vetoes.append(f"{recorded} of {facts.scheduled} scheduled requests are on record; run again")
     return tuple(vetoes)
+
+
+def _record_vetoes(recorded: int, facts: Facts) -> tuple[str, ...]:
+    if recorded == facts.scheduled:
+        return ()
+    return (f"{recorded} of {facts.scheduled} scheduled requests are on record; run again",)
+
+
+def _kind_vetoes(judged: Sequence[Sample], sla: Sla) -> tuple[str, ...]:
+    unseen = sla.kinds.keys() - {sample.kind for sample in judged}
+    return tuple(
+        f"no request of kind '{kind}' was intended after the warm-up; raise rate or duration_s"
+        for kind in sorted(unseen)
+    )
 
 
 def _measures(samples: Sequence[Sample], judged: Sequence[Sample], facts: Facts, sla: Sla) -> list[Measure]:
@@ -139,6 +156,23 @@ def _measures(samples: Sequence[Sample], judged: Sequence[Sample], facts: Facts,
     ]
 
 
+def _measures_of_kinds(judged: Sequence[Sample], facts: Facts, sla: Sla) -> Iterator[Measure]:
+    """What is measured of the requests of each kind that has limits of its own."""
+    alphas, window_s = _alphas(sla), facts.duration_s - facts.warmup_s
+    for kind, limits in sla.kinds.items():
+        if not (found := [sample for sample in judged if sample.kind == kind]):
+            continue
+        streams = [each for each in found if isinstance(each, GenerateSample) and kind in facts.streamed_kinds]
+        measures = [
+            *latencies.end_to_end(found, limits, alphas),
+            *(latencies.of_streams(streams, limits, alphas) if streams else []),
+            rates.error_rate(found, limits, alphas),
+            *rates.goodput(found, window_s, limits, alphas),
+        ]
+        for each in measures:
+            yield replace(each, kind=kind, sentence=f"{kind}.{each.sentence}" if each.sentence else "")
+
+
 def _worst(measures: Sequence[Measure]) -> Outcome:
     found = {each.outcome for each in measures}
     return next((o for o in (Outcome.FAIL, Outcome.INCONCLUSIVE) if o in found), Outcome.PASS)
@@ -146,8 +180,7 @@ def _worst(measures: Sequence[Measure]) -> Outcome:
 
 def _alphas(sla: Sla) -> Alphas:
     """What the lower and the upper bound of one objective may err by."""
-    shares = (sla.max_error_rate, sla.min_goodput)
-    objectives = len(sla.latency_limits_ms()) + sum(limit is not None for limit in shares)
+    objectives = sla.estimated + sum(limits.estimated for limits in sla.kinds.values())
     alpha = 1.0 - sla.confidence
     return alpha / max(objectives, 1), alpha
 

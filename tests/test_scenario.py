@@ -1,6 +1,7 @@
 """Scenarios as users write them: what is read, what is refused and how, and what requests they give."""
 
 import itertools
+import re
 from collections import Counter
 
 import pytest
@@ -12,6 +13,7 @@ from loadtests.arrivals import Closed
 from loadtests.request import EmbedRequest, GenerateRequest, Lengths, Words
 from loadtests.scenario import ScenarioError
 from loadtests.trace import TraceError
+from yard.checkout import ROOT
 
 GOOD = {
     "arrivals": ["process = 'poisson'", "rate = 10.0", "duration_s = 5"],
@@ -278,6 +280,9 @@ def test_a_mix_is_drawn_by_weight_and_repeats_with_its_seed(tmp_path):
         ('"chat"', '"search"', "mix.name: search, search are not all different"),
         ("p95_ms", "ttft_p95_ms", "ttft_p95_ms can only be judged of a stream of tokens, and a mix has several"),
         (", output_tokens = 8", "", "key 'mix.chat.request.output_tokens' is missing"),
+        ("p95_ms = 250", "kinds.chta.p95_ms = 250", r"sla.kinds.chta: the mix has search, chat; did you mean 'chat'\?"),
+        ("p95_ms", "kinds.search.ttft_p95_ms", "sla.kinds.search.ttft_p95_ms can only be judged of a stream of tokens"),
+        ("p95_ms = 250", "kinds.chat = {}", r"sla.kinds.chat: holds no objective"),
         ("weight = 3", "weight = 0", r"mix\.0\.weight = 0"),
         ("timeout_s", "timeuot_s", r"unknown key 'mix\.1\.request\.timeuot_s'; known here: .*'timeout_s'\?"),
         ("timeout_s = 9", "timeout_s = -9", r"mix\.1\.request\.timeout_s = -9: should be greater than 0"),
@@ -341,3 +346,10 @@ def test_prompts_have_the_declared_lengths_and_repeat_with_their_seed():
     assert {call.output_tokens for call in drawn} == set(range(8, 13))
     assert drawn == list(itertools.islice(corpus.drawn(request, seed=3), 300))
     assert drawn != list(itertools.islice(corpus.drawn(request, seed=4), 300))
+
+
+def test_the_scenario_in_the_readme_is_one(tmp_path):
+    (text,) = re.findall(r"^```toml\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    assert scenario.load(path).sla.ttft_p95_ms == 800

@@ -511,3 +511,46 @@ def test_measures_of_a_stream_are_shown_in_their_units(tmp_path):
     by_name = {each["name"]: each for each in document["measures"]}
     assert by_name["output_tokens_per_s"]["value"] == pytest.approx(5.0)
     assert by_name["itl_p95_ms"]["limit"] == 60
+
+
+def mixed(slow_of_5=0):
+    """100 searches of 20 ms; 100 chats: 50 ms to the first token, 10 ms to each of 4 more, or 10 times that."""
+    searches = [each.model_copy(update={"kind": "search"}) for each in samples_of([20] * 100)]
+    chats = []
+    for index in range(100):
+        begin, slow = 0.05 + index / 10, 10 if index % 5 < slow_of_5 else 1
+        deltas = tuple((round(begin + slow * (0.05 + 0.01 * n), 6), n + 1) for n in range(5))
+        times = {"intended_s": begin, "started_s": begin, "finished_s": deltas[-1][0]}
+        chats.append(GenerateSample(index=100 + index, kind="chat", **times, ok=True, tokens_in=9, deltas=deltas))
+    return searches + chats
+
+
+MIXED = Facts(200, 0.0, 10.1, streamed_kinds=frozenset({"chat"}))
+
+
+@pytest.mark.parametrize(
+    ("kinds", "slow_of_5", "outcome", "words"),
+    [
+        ({"chat": {"ttft_p50_ms": 60}}, 0, "PASS", "chat.ttft_p50_ms is 50.0 ms (between 50.0 ms and 50.0 ms), within"),
+        ({"chat": {"ttft_p50_ms": 40}}, 0, "FAIL", "chat.ttft_p50_ms is 50.0 ms"),
+        # All requests together would keep this limit at 60 %.
+        ({"chat": {"p50_ms": 100}}, 4, "FAIL", "chat.p50_ms is 900.0 ms"),
+        ({"search": {"p95_ms": 25}}, 4, "PASS", "search.p95_ms is 20.0 ms"),
+        ({"chat": {"ttft_p50_ms": 60, "min_goodput": 0.95}}, 1, "FAIL", "chat.goodput is 80.00%"),
+        ({"chat": {"max_error_rate": 0.1}}, 0, "PASS", "chat.error_rate is 0.00%"),
+        ({"tool": {"p95_ms": 25}}, 0, "INCONCLUSIVE", "no request of kind 'tool' was intended after the warm-up"),
+    ],
+)
+def test_a_kind_of_a_mix_has_limits_of_its_own(kinds, slow_of_5, outcome, words):
+    sla = Sla.model_validate({"p50_ms": 1000, "kinds": kinds})
+    verdict = judge(mixed(slow_of_5), MIXED, sla)
+    assert verdict.outcome == outcome
+    assert words in "\n".join(verdict.reasons)
+    assert {each.kind for each in verdict.measures} == {None, *kinds} - {"tool"}
+
+
+def test_all_objectives_of_all_kinds_share_the_risk():
+    one = judge(mixed(), MIXED, Sla(p50_ms=1000))
+    many = judge(mixed(), MIXED, Sla.model_validate({"p50_ms": 1000, "kinds": {"chat": {"p50_ms": 99, "p95_ms": 99}}}))
+    assert measure(many, "error_rate").low <= measure(one, "error_rate").low
+    assert measure(many, "error_rate").high == measure(one, "error_rate").high

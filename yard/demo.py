@@ -12,6 +12,7 @@ from yard.checkout import ARTIFACTS, RECIPES, RUNS
 from yard.console import say
 from yard.loadtest import judge
 from yard.serve import own_server, running
+from yard.target import Target
 
 PROFILE = "cpu"
 QUESTION = "Why is the sky blue?"
@@ -36,6 +37,7 @@ def demo() -> None:
         embed.show(server.grpc_url, "minilm", embed.DEMO_TEXTS)
         say(f"smollm2 is asked: {QUESTION}")
         ask.show(server.grpc_url, "smollm2", QUESTION, ANSWER_TOKENS)
-        verdicts = [judge(locate(scenario), server.grpc_url, RUNS) for scenario in SCENARIOS]
+        target = Target(server.grpc_url, server.metrics_url)
+        verdicts = [judge(locate(scenario), target, RUNS) for scenario in SCENARIOS]
     say("server stopped")
     sys.exit(next((verdict.exit_code for verdict in verdicts if verdict.exit_code), 0))

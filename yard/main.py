@@ -22,6 +22,7 @@ COMMANDS = {
     "ask": "yard.ask",
     "loadtest": "yard.loadtest",
     "verdict": "yard.verdict",
+    "capacity": "yard.capacity",
     "compare": "yard.compare",
     "demo": "yard.demo",
     "doctor": "yard.doctor",

@@ -7,7 +7,9 @@ import click
 from rich.table import Table
 
 from ensembles.declaration import read
-from loadtests.report import judge_run, rows, write_verdict
+from loadtests.report import judge_run, rows, server_of, write_verdict
+from loadtests.server_side import ServerSide
+from loadtests.server_table import lines
 from loadtests.sla import SlaFile
 from loadtests.verdict import Verdict
 from yard.checkout import shown
@@ -37,20 +39,23 @@ def verdict(run: Path, sla_file: Path | None, folder: Path | None) -> None:
     Example: yard verdict runs/20260101-120000-000-embed_smoke --sla stricter.toml
     """
     found = judge_run(run, read(sla_file, SlaFile).sla if sla_file else None)
-    show(found)
+    server = server_of(run)
+    show(found, server)
     if folder:
-        write_verdict(found, folder)
+        write_verdict(found, folder, server)
         say(f"verdict: {shown(folder.resolve())}")
     sys.exit(found.exit_code)
 
 
-def show(verdict: Verdict) -> None:
-    """Print the table of measures, the outcome, and what decided it."""
+def show(verdict: Verdict, server: ServerSide | None = None) -> None:
+    """Print the table of measures, what the server told of itself, the outcome, and what decided it."""
     table = Table("measure", "value", "interval", "limit", "")
     for row in rows(verdict):
         style = OUTCOME_STYLES.get(row.outcome, "")
         table.add_row(row.measure, row.value, row.interval, row.limit, f"[{style}]{row.outcome}[/]" if style else "")
     out.print(table)
+    for line in lines(server) if server else ():
+        say(line)
     cut = f", {verdict.cut} cut as warm-up" if verdict.cut else ""
     style = OUTCOME_STYLES[verdict.outcome]
     out.print(f"[{style}]{verdict.outcome}[/] {verdict.name}, {verdict.judged} requests judged{cut}")

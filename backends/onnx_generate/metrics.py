@@ -4,7 +4,7 @@
     tritonyard_inter_token_seconds           histogram, between the tokens of one request
     tritonyard_requests_running, _waiting    gauges
     tritonyard_slots_used                    gauge: running requests and the one in prefill
-    tritonyard_engine_steps                  gauge: steps since the start
+    tritonyard_engine_steps                  counter
     tritonyard_input_tokens                  counter
     tritonyard_output_tokens                 counter by finish_reason: those of cancelled requests were for nothing
     tritonyard_requests_finished             counter by finish_reason
@@ -23,7 +23,7 @@ import triton_python_backend_utils as pb_utils
 FIRST_TOKEN_BUCKETS = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]
 INTER_TOKEN_BUCKETS = [0.0025, 0.005, 0.01, 0.015, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0]
 FINISH_REASONS = ("stop", "length", "cancelled", "error")
-# How often the gauges follow the scheduler.
+# How often the gauges follow the scheduler, and the steps are counted.
 GAUGE_S = 0.25
 
 
@@ -39,6 +39,7 @@ class Metrics:
         self._between = self._metric("inter_token_seconds", kinds.HISTOGRAM, buckets=INTER_TOKEN_BUCKETS)
         self._gauges = {name: self._metric(name, kinds.GAUGE) for name in self._now()}
         self._shown = dict.fromkeys(self._gauges, 0)
+        self._steps, self._counted = self._metric("engine_steps", kinds.COUNTER), 0
         self._in = self._metric("input_tokens", kinds.COUNTER)
         self._out = self._by_reason("output_tokens")
         self._finished = self._by_reason("requests_finished")
@@ -53,7 +54,7 @@ class Metrics:
         """Stop the thread and let go of the metrics, each before its family."""
         self._ended.put(None)
         self._thread.join()
-        del self._first, self._between, self._gauges, self._in, self._out, self._finished
+        del self._first, self._between, self._gauges, self._steps, self._in, self._out, self._finished
         del self._families
 
     def _run(self):
@@ -66,7 +67,7 @@ class Metrics:
                 self._count(generation)
             if time.monotonic() >= shown + GAUGE_S:
                 shown = time.monotonic()
-                self._show_gauges()
+                self._follow()
 
     def _count(self, generation):
         times = generation.token_times
@@ -84,10 +85,13 @@ class Metrics:
             "requests_running": len(scheduler.running),
             "requests_waiting": len(scheduler.waiting),
             "slots_used": scheduler.slots_used,
-            "engine_steps": self._engine.steps,
         }
 
-    def _show_gauges(self):
+    def _follow(self):
+        steps = self._engine.steps
+        if steps > self._counted:
+            self._steps.increment(steps - self._counted)
+            self._counted = steps
         for name, value in self._now().items():
             if value != self._shown[name]:
                 self._gauges[name].set(value)
