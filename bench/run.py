@@ -20,7 +20,7 @@ from typing import Any
 import click
 from rich.table import Table
 
-from bench import embed, generate
+from bench import embed, generate, generator
 from bench.figure import Figure, seconds
 from pipeline.assemble import assemble
 from pipeline.engines import Engines, Plan
@@ -33,7 +33,7 @@ from yard import checkout
 from yard.console import err, out, progress
 
 RESULTS = Path(__file__).parent / "results.json"
-TASKS = ("embed", "generate", "yard")
+TASKS = ("embed", "generate", "generator", "yard")
 TOOLS = ("onnxruntime", "torch", "tritonclient", "sentence-transformers")
 
 
@@ -60,6 +60,8 @@ def measure(tasks: tuple[str, ...], report: Callable[[str], None]) -> Iterator[t
         artefact = engines.build(plan, report)
         with TemporaryDirectory() as folder, served(Path(folder), plan, artefact) as server:
             yield from ((task, each) for each in figures.figures(server, artefact.folder, plan.folder, report))
+    if "generator" in tasks:
+        yield from (("generator", each) for each in generator.figures(report))
     if "yard" in tasks:
         report("nothing to do")
         yield "yard", nothing_to_do()

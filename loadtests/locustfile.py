@@ -13,6 +13,7 @@ master each of N workers has one such user, who sends every Nth request; the mas
 """
 
 import functools
+import gc
 import itertools
 import logging
 import time
@@ -161,6 +162,9 @@ class OpenLoop(locust.User):  # type: ignore[misc] # locust comes without types
         if options.run_dir:
             self._writer = SampleWriter(worker_directory(Path(options.run_dir), self._part.place, self._part.workers))
         self._client = Client(self.environment.host)
+        # A full collection would stop everything for 20 ms; what is there now stays, and need not be looked at again.
+        gc.collect()
+        gc.freeze()
 
     def _dispatch(self) -> None:
         of, requests, part = self._scenario.arrivals, Group(), self._part
