@@ -14,9 +14,9 @@ from tempfile import TemporaryDirectory
 
 from bench.figure import Figure
 from loadtests import samples
-from loadtests.quantiles import nearest_rank
-from loadtests.run import run
-from loadtests.verdict import lag_p99_ms
+from loadtests.judging.quantiles import nearest_rank
+from loadtests.judging.verdict import lag_p99_ms
+from loadtests.traffic.run import run
 from yard import checkout
 
 sys.path.append(str(checkout.ROOT / "tests"))

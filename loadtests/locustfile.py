@@ -3,7 +3,7 @@
 An open loop: one Locust user computes nothing and waits for no answer; it sleeps until each intended start
 and spawns a greenlet a request. A late request is sent late, never skipped, and its time counts from the
 intended start, so a slow server cannot slow down what measures it. A scenario with `process = "closed"` alone has
-callers who wait. Whether the samples keep an SLA is `loadtests.verdict`'s.
+callers who wait. Whether the samples keep an SLA is `loadtests.judging.verdict`'s.
 
     python -m locust -f loadtests/locustfile.py --host grpc://HOST:PORT [--scenario NAME | --scenario-file FILE]
     [--run-dir DIR] [--headless] [--processes N --users N]
@@ -30,13 +30,13 @@ from gevent.queue import Queue
 from locust.exception import StopUser
 from locust.runners import MasterRunner, WorkerRunner
 
-from loadtests import corpus
-from loadtests.arrivals import Closed
-from loadtests.corpus import Call
-from loadtests.flight import Flight
-from loadtests.request import EmbedRequest, GenerateRequest
 from loadtests.samples import SampleWriter, worker_directory
-from loadtests.scenario import load, locate, names
+from loadtests.traffic import corpus
+from loadtests.traffic.arrivals import Closed
+from loadtests.traffic.corpus import Call
+from loadtests.traffic.flight import Flight
+from loadtests.traffic.request import EmbedRequest, GenerateRequest
+from loadtests.traffic.scenario import load, locate, names
 
 if TYPE_CHECKING:
     from tritonyard import Client, Delta, Generation, Options

@@ -5,7 +5,7 @@
     RUN/samples.jsonl        renamed when the last request is accounted for
     RUN/zero                 while requests are sent: when the schedule began
     RUN/worker-N/            the same of each worker, where there are several, until they are merged
-    RUN/server.json          what the server's own metrics told (loadtests.server_metrics)
+    RUN/server.json          what the server's own metrics told (loadtests.server.metrics)
     RUN/run.json             written last; without it the run is unfinished and nobody judges it
 
 Knows nothing of how samples come about or what they are judged by.
@@ -23,7 +23,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from ensembles.declaration import Declared
 from ensembles.errors import YardError
-from loadtests.scenario import Scenario
+from loadtests.traffic.scenario import Scenario
 
 SAMPLES = "samples.jsonl"
 RUN = "run.json"

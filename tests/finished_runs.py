@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from loadtests import samples, scenario
+from loadtests import samples
 from loadtests.samples import EmbedSample, Run, SampleWriter
+from loadtests.traffic import scenario
 
 
 def finished_run(directory: Path, latency_s: float = 0.02, name: str = "embed_smoke") -> Path:

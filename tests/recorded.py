@@ -4,9 +4,10 @@ from pathlib import Path
 
 from fake_triton import Running, read_record
 
-from loadtests import corpus, samples
-from loadtests.run import run
+from loadtests import samples
 from loadtests.samples import Sample
+from loadtests.traffic import corpus
+from loadtests.traffic.run import run
 
 Sent = list[tuple[Sample, list[float]]]
 

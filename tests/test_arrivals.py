@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from loadtests import arrivals
-from loadtests.arrivals import Closed, Constant, Gamma, Poisson, Ramp, Spike, Trace
+from loadtests.traffic import arrivals
+from loadtests.traffic.arrivals import Closed, Constant, Gamma, Poisson, Ramp, Spike, Trace
 
 rates = st.floats(0.1, 500)
 durations = st.floats(0.1, 20)

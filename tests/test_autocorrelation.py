@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtests.autocorrelation import autocorrelation_time, effective_size, ranks
+from loadtests.judging.autocorrelation import autocorrelation_time, effective_size, ranks
 
 
 def ar1(rho, count, seed):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loadtests.capacity import (
+from loadtests.judging.capacity import (
     MISSES,
     PASSES,
     RESOLUTION,
@@ -20,10 +20,10 @@ from loadtests.capacity import (
     lengthened,
     sentence,
 )
-from loadtests.measure import Measure, Outcome
+from loadtests.judging.measure import Measure, Outcome
+from loadtests.judging.sla import Sla
+from loadtests.judging.verdict import Facts, Verdict, judge
 from loadtests.samples import EmbedSample
-from loadtests.sla import Sla
-from loadtests.verdict import Facts, Verdict, judge
 
 PASS, FAIL, INCONCLUSIVE = Outcome
 USERS = Span(least=1, most=64, start=4, whole=True)

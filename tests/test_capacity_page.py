@@ -6,12 +6,12 @@ import math
 import pytest
 from test_page import Page
 
-from loadtests import scenario
-from loadtests.capacity import Capacity, Trial
-from loadtests.capacity_page import Search, write_search
-from loadtests.measure import Measure, Outcome
+from loadtests.judging.capacity import Capacity, Trial
+from loadtests.judging.measure import Measure, Outcome
+from loadtests.judging.verdict import Verdict
+from loadtests.reports.capacity_page import Search, write_search
 from loadtests.samples import RunError
-from loadtests.verdict import Verdict
+from loadtests.traffic import scenario
 
 PASS, FAIL, INCONCLUSIVE = Outcome
 

@@ -9,12 +9,14 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from loadtests import comparison, samples, scenario
-from loadtests.comparison import Change, Difference
-from loadtests.measure import Measure
+from loadtests import samples
+from loadtests.judging import comparison
+from loadtests.judging.comparison import Change, Difference
+from loadtests.judging.measure import Measure
+from loadtests.judging.sla import Sla
+from loadtests.reports.settings import settings
 from loadtests.samples import EmbedSample, GenerateSample, Run, RunError, SampleWriter
-from loadtests.settings import settings
-from loadtests.sla import Sla
+from loadtests.traffic import scenario
 
 SLA = Sla(p95_ms=100)
 

@@ -5,7 +5,7 @@ import time
 
 import psutil
 
-from loadtests.cpu import CpuMeter
+from loadtests.traffic.cpu import CpuMeter
 
 
 def spin(seconds):

@@ -2,10 +2,10 @@
 
 import pytest
 
-from loadtests.corpus import Call
-from loadtests.flight import Flight
-from loadtests.request import EmbedRequest, GenerateRequest
 from loadtests.samples import EmbedSample, GenerateSample
+from loadtests.traffic.corpus import Call
+from loadtests.traffic.flight import Flight
+from loadtests.traffic.request import EmbedRequest, GenerateRequest
 
 EMBED = EmbedRequest(task="embed", model="minilm", texts=2)
 GENERATE = GenerateRequest(task="generate", model="smollm2", output_tokens=3)

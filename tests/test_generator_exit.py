@@ -6,9 +6,10 @@ import psutil
 import pytest
 from fake_triton import fake_triton
 
-from loadtests import report, samples
-from loadtests.run import run
-from loadtests.verdict import Outcome
+from loadtests import samples
+from loadtests.judging.verdict import Outcome
+from loadtests.reports import report
+from loadtests.traffic.run import run
 
 pytestmark = pytest.mark.load
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loadtests import intervals
+from loadtests.judging import intervals
 
 
 @settings(deadline=None)

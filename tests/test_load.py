@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtests import scenario
-from loadtests.load import at, key_of, load_of, to_toml
+from loadtests.traffic import scenario
+from loadtests.traffic.load import at, key_of, load_of, to_toml
 
 REQUEST = "request = { task = 'embed', model = 'minilm' }"
 

@@ -20,11 +20,13 @@ from fake_kserve import fake_http, said
 from fake_triton import fake_triton
 
 from ensembles.declaration import DeclarationError
-from loadtests import corpus, report, samples
-from loadtests.run import LOCUSTFILE, run
+from loadtests import samples
+from loadtests.judging.verdict import Outcome
+from loadtests.reports import report
 from loadtests.samples import EmbedSample, GenerateSample, RunError
-from loadtests.scenario import names
-from loadtests.verdict import Outcome
+from loadtests.traffic import corpus
+from loadtests.traffic.run import LOCUSTFILE, run
+from loadtests.traffic.scenario import names
 
 pytestmark = pytest.mark.load
 

@@ -16,9 +16,11 @@ import pytest
 from fake_triton import fake_triton
 from recorded import recorded_run
 
-from loadtests import corpus, report, samples
-from loadtests.run import run
-from loadtests.scenario import load
+from loadtests import samples
+from loadtests.reports import report
+from loadtests.traffic import corpus
+from loadtests.traffic.run import run
+from loadtests.traffic.scenario import load
 
 pytestmark = pytest.mark.load
 
@@ -82,7 +84,7 @@ def test_streams_are_measured_as_they_were_sent(tmp_path):
 @pytest.mark.parametrize("asked", [EMBED, f"{GENERATE}, stream = false"], ids=["embed", "generate"])
 def test_whole_answers_are_measured_as_they_were_sent(tmp_path, asked):
     # 30 requests are out at once, and overtake each other.
-    path = a_scenario(tmp_path, 'process = "gamma", cv = 2, rate = 50, duration_s = 8', asked)
+    path = a_scenario(tmp_path, 'process = "poisson", rate = 50, duration_s = 8', asked)
     planted = {"latency_s": 0.5, "sigma": 0.6}
     directory, answers = undisturbed(recorded_runs(path, tmp_path, **planted))
     assert_measured(directory, "", [deltas[-1] for deltas in answers])

@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loadtests import page, report, samples, scenario, series
+from loadtests import samples
+from loadtests.judging.sla import Sla
+from loadtests.reports import page, report, series
 from loadtests.samples import EmbedSample, GenerateSample, Run, SampleWriter
-from loadtests.sla import Sla
+from loadtests.traffic import scenario
 
 HOSTILE = "<script>alert(1)</script>\"'&{{ 7 * 7 }}"
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loadtests import intervals
-from loadtests.quantiles import Groups, Quantile, of_samples
+from loadtests.judging import intervals
+from loadtests.judging.quantiles import Groups, Quantile, of_samples
 
 
 def of_groups(groups, percentile, alpha_low, alpha_high):
@@ -177,7 +177,7 @@ def test_bounds_of_dependent_tokens_are_rarely_wrong(request_of, paces, percenti
 
 @pytest.mark.parametrize(("request_of", "paces"), CASES[:2])
 def test_bounds_that_take_tokens_for_independent_are_often_wrong(request_of, paces, monkeypatch):
-    monkeypatch.setattr("loadtests.quantiles.effective_size", lambda *series: len(series[0]))
+    monkeypatch.setattr("loadtests.judging.quantiles.effective_size", lambda *series: len(series[0]))
     limit = truth(paces, 95)
     pooled = ([token for group in groups for token in group] for groups in runs(request_of, 60))
     assert wrong(limit, (of_samples(tokens, 95, 0.05, 0.05) for tokens in pooled))[0] > 2 * WORST
@@ -222,7 +222,7 @@ def test_bounds_of_requests_that_queue_are_rarely_wrong(rho, percentile):
 
 @pytest.mark.parametrize("percentile", [50, 95])
 def test_bounds_that_take_queued_requests_for_independent_are_often_wrong(percentile, monkeypatch):
-    monkeypatch.setattr("loadtests.quantiles.effective_size", lambda *series: len(series[0]))
+    monkeypatch.setattr("loadtests.judging.quantiles.effective_size", lambda *series: len(series[0]))
     false_pass, false_fail = wrong_bounds(0.9, percentile, 320)
     assert min(false_pass, false_fail) > MISTAKES
 

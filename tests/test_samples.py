@@ -3,8 +3,9 @@ import os
 
 import pytest
 
-from loadtests import samples, scenario
+from loadtests import samples
 from loadtests.samples import EmbedSample, GenerateSample, Run, RunError, SampleWriter
+from loadtests.traffic import scenario
 
 GOOD = {"index": 0, "intended_s": 1.0, "started_s": 1.001, "finished_s": 1.02, "ok": True, "texts": 1}
 

@@ -8,11 +8,12 @@ import pytest
 from pydantic import TypeAdapter
 
 from ensembles.declaration import DeclarationError
-from loadtests import corpus, intervals, scenario
-from loadtests.arrivals import Closed
-from loadtests.request import EmbedRequest, GenerateRequest, Lengths, Words
-from loadtests.scenario import ScenarioError
-from loadtests.trace import TraceError
+from loadtests.judging import intervals
+from loadtests.traffic import corpus, scenario
+from loadtests.traffic.arrivals import Closed
+from loadtests.traffic.request import EmbedRequest, GenerateRequest, Lengths, Words
+from loadtests.traffic.scenario import ScenarioError
+from loadtests.traffic.trace import TraceError
 from yard.checkout import ROOT
 
 GOOD = {

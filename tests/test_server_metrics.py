@@ -14,13 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from loadtests import exposition, page, report, samples, server_metrics, server_table, snapshot
-from loadtests.histogram import quantile
-from loadtests.run import run
+from loadtests import samples
+from loadtests.reports import exposition, page, report
 from loadtests.samples import SampleWriter
-from loadtests.scraper import Scraper, scraped
-from loadtests.server_metrics import Reading, fold
-from loadtests.server_side import bounds, server_side
+from loadtests.server import metrics as server_metrics
+from loadtests.server import snapshot
+from loadtests.server import table as server_table
+from loadtests.server.histogram import quantile
+from loadtests.server.metrics import Reading, fold
+from loadtests.server.scraper import Scraper, scraped
+from loadtests.server.side import bounds, server_side
+from loadtests.traffic.run import run
 from yard.target import default_metrics_url
 
 URL = "http://127.0.0.1:8002/metrics"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from loadtests.trace import TraceError, TraceRequest, read_trace
+from loadtests.traffic.trace import TraceError, TraceRequest, read_trace
 
 AZURE = """TIMESTAMP,ContextTokens,GeneratedTokens
 2023-11-16 18:15:46.6805900,374,44

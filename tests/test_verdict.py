@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loadtests import report
-from loadtests.measure import Outcome
+from loadtests.judging.measure import Outcome
+from loadtests.judging.sla import Sla
+from loadtests.judging.verdict import Facts, judge
+from loadtests.reports import report
 from loadtests.samples import EmbedSample, GenerateSample
-from loadtests.sla import Sla
-from loadtests.verdict import Facts, judge
 
 BETTER = [Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.PASS]
 

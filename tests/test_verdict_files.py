@@ -7,10 +7,10 @@ from xml.etree import ElementTree
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from loadtests import exposition, junit, report
-from loadtests.measure import Measure, Outcome
+from loadtests.judging.measure import Measure, Outcome
+from loadtests.judging.verdict import Verdict
+from loadtests.reports import exposition, junit, report
 from loadtests.samples import RunError
-from loadtests.verdict import Verdict
 
 LATE = "the generator itself was late: p99 of started - intended is 21.0 ms"
 MEASURES = (

@@ -5,7 +5,7 @@ import json
 import pytest
 from finished_runs import finished_run
 
-from loadtests import scenario
+from loadtests.traffic import scenario
 
 
 @pytest.fixture

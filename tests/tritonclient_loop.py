@@ -28,13 +28,15 @@ def main():
         streams = LifoQueue()
         for _ in range(STREAMS):
             streams.put(a_stream(opened, sys.argv[1]))
-        begun = time.perf_counter()
-        threads = [threading.Thread(target=send, args=(streams, begun, *request)) for request in requests]
+        found, begun = [], time.perf_counter()
+        threads = [threading.Thread(target=send, args=(found, streams, begun, *request)) for request in requests]
         for (due_s, _, _), thread in zip(requests, threads, strict=True):
             time.sleep(max(begun + due_s - time.perf_counter(), 0))
             thread.start()
         for thread in threads:
             thread.join()
+    for answer in found:
+        print(json.dumps(answer))
 
 
 def a_stream(opened, address):
@@ -47,8 +49,8 @@ def a_stream(opened, address):
     return client, answers
 
 
-def send(streams, begun, due_s, prompt, tokens):
-    """Send one request on an idle stream; print what was measured of its answer."""
+def send(found, streams, begun, due_s, prompt, tokens):
+    """Send one request on an idle stream; add what was measured of its answer to `found`."""
     client, answers = stream = streams.get_nowait()
     inputs = [
         tensor("messages", "BYTES", json.dumps([{"role": "user", "content": prompt}]).encode()),
@@ -68,7 +70,7 @@ def send(streams, begun, due_s, prompt, tokens):
             between += [1000 * (at - last) / new] * new if so_far else [1000 * (at - last)]
             last, so_far = at, so_far + new
     streams.put(stream)
-    print(json.dumps([due_s, between[0], between[1:]]), flush=True)
+    found.append([due_s, between[0], between[1:]])
 
 
 def tensor(name, datatype, value):

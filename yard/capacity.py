@@ -10,11 +10,11 @@ import click
 from rich.table import Table
 
 from ensembles.errors import YardError
-from loadtests.capacity import Capacity, Span, Trial, deciding, following, lengthened, worded
-from loadtests.capacity_page import Search, write_search
-from loadtests.load import at, key_of, load_of, to_toml
-from loadtests.request import EmbedRequest
-from loadtests.scenario import Scenario, load, locate
+from loadtests.judging.capacity import Capacity, Span, Trial, deciding, following, lengthened, worded
+from loadtests.reports.capacity_page import Search, write_search
+from loadtests.traffic.load import at, key_of, load_of, to_toml
+from loadtests.traffic.request import EmbedRequest
+from loadtests.traffic.scenario import Scenario, load, locate
 from serving.errors import ServingError
 from yard.checkout import shown
 from yard.connection import connected

@@ -6,8 +6,8 @@ from pathlib import Path
 import click
 from rich.table import Table
 
-from loadtests.comparison import CONFIDENCE, Change, Difference, compare_runs
-from loadtests.report import text
+from loadtests.judging.comparison import CONFIDENCE, Change, Difference, compare_runs
+from loadtests.reports.report import text
 from yard.console import out, say
 
 STYLES = {Change.BETTER: "bold green", Change.WORSE: "bold red", Change.UNPROVED: ""}

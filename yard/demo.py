@@ -4,7 +4,7 @@ import sys
 
 import click
 
-from loadtests.scenario import locate
+from loadtests.traffic.scenario import locate
 from pipeline.engines import Engines
 from pipeline.recipe import read_recipes
 from yard import ask, embed, engines, repository

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import click
 
-from loadtests.page import PAGE
-from loadtests.report import server_of
-from loadtests.scenario import load, locate
-from loadtests.verdict import Verdict
+from loadtests.judging.verdict import Verdict
+from loadtests.reports.page import PAGE
+from loadtests.reports.report import server_of
+from loadtests.traffic.scenario import load, locate
 from yard.checkout import shown
 from yard.console import say
 from yard.target import Target, aimed, measured, target_options

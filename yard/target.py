@@ -9,10 +9,10 @@ from urllib.parse import urlsplit
 
 import click
 
-from loadtests.page import write_page
-from loadtests.report import judge_run, server_of, write_verdict
-from loadtests.run import run
-from loadtests.verdict import Verdict
+from loadtests.judging.verdict import Verdict
+from loadtests.reports.page import write_page
+from loadtests.reports.report import judge_run, server_of, write_verdict
+from loadtests.traffic.run import run
 from serving.embedded import Ports
 from yard.checkout import RUNS, profile_option
 from yard.console import progress

@@ -7,11 +7,11 @@ import click
 from rich.table import Table
 
 from ensembles.declaration import read
-from loadtests.report import judge_run, rows, server_of, write_verdict
-from loadtests.server_side import ServerSide
-from loadtests.server_table import lines
-from loadtests.sla import SlaFile
-from loadtests.verdict import Verdict
+from loadtests.judging.sla import SlaFile
+from loadtests.judging.verdict import Verdict
+from loadtests.reports.report import judge_run, rows, server_of, write_verdict
+from loadtests.server.side import ServerSide
+from loadtests.server.table import lines
 from yard.checkout import shown
 from yard.console import OUTCOME_STYLES, out, say
 

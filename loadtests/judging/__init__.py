@@ -1,0 +1,1 @@
+"""Samples and an SLA -> what is proved of them. Pure: no files, no clock, no Locust."""

@@ -1,0 +1,1 @@
+"""A verdict for its readers: terminal, HTML page, JUnit XML, Prometheus text."""

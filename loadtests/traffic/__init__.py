@@ -1,0 +1,1 @@
+"""What is sent, and when: scenarios, arrivals, texts, and the run of Locust over them."""
