@@ -9,10 +9,11 @@ from pydantic import TypeAdapter
 
 from ensembles.declaration import DeclarationError
 from loadtests.judging import intervals
-from loadtests.traffic import corpus, scenario
+from loadtests.traffic import corpus, scenario, texts
 from loadtests.traffic.arrivals import Closed
 from loadtests.traffic.request import EmbedRequest, GenerateRequest, Lengths, Words
 from loadtests.traffic.scenario import ScenarioError
+from loadtests.traffic.texts import TextsError
 from loadtests.traffic.trace import TraceError
 from yard.checkout import ROOT
 
@@ -306,8 +307,8 @@ def test_a_scenario_without_requests_is_refused(tmp_path):
 
 
 def test_shipped_sentences_are_varied():
-    lengths = [len(sentence.split()) for sentence in corpus.sentences()]
-    assert len(set(corpus.sentences())) == len(lengths) >= 120
+    lengths = [len(sentence.split()) for sentence in texts.sentences()]
+    assert len(set(texts.sentences())) == len(lengths) >= 120
     assert min(lengths) == 5
     assert 90 <= max(lengths) <= 100
 
@@ -354,3 +355,35 @@ def test_the_scenario_in_the_readme_is_one(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text(text)
     assert scenario.load(path).sla.ttft_p95_ms == 800
+
+
+def test_texts_come_from_a_file_of_ones_own(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "prompts.txt").write_text("Wie geht es dir?\n\nWhat is Triton?\n")
+    prompt = "prompt = { distribution = 'file', file = 'mine/prompts.txt' }"
+    loaded = scenario.load(written(tmp_path, GENERATE, request=[prompt]))
+    assert loaded.request.prompt.file == str(tmp_path / "mine" / "prompts.txt")
+    drawn = [call.texts for call in itertools.islice(corpus.calls(loaded), 40)]
+    assert sorted(set(map(tuple, drawn))) == [("What is Triton?",), ("Wie geht es dir?",)]
+
+
+@pytest.mark.parametrize(
+    ("words", "content", "fact"),
+    [
+        ("distribution = 'file', file = 'mine.txt'", None, "mine.txt does not exist; `file` is a path from"),
+        ("distribution = 'file', file = 'mine.txt'", b"\n \n", "mine.txt holds no text; give one a line"),
+        (
+            "distribution = 'file', file = 'mine.txt'",
+            b"\xff\xfe",
+            "mine.txt cannot be read: .*give a text file",
+        ),
+        ("distribution = 'file'", None, "distribution 'file' takes file; missing: file"),
+        ("file = 'mine.txt'", b"text", "distribution 'sentences' takes no other key; .*too many: file"),
+    ],
+)
+def test_a_file_of_texts_that_cannot_be_used_is_named(tmp_path, words, content, fact):
+    if content is not None:
+        (tmp_path / "mine.txt").write_bytes(content)
+    path = written(tmp_path, request=[f"words = {{ {words} }}"])
+    with pytest.raises((DeclarationError, TextsError), match=fact):
+        scenario.load(path)

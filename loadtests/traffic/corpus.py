@@ -1,6 +1,5 @@
-"""What each request asks for: shipped sentences as they are, or words of them joined to a wanted length."""
+"""What each request asks for: texts as they are, or words of the shipped ones joined to a wanted length."""
 
-import functools
 import math
 import random
 from collections.abc import Iterable, Iterator
@@ -10,9 +9,9 @@ from pathlib import Path
 from loadtests.traffic.arrivals import Trace
 from loadtests.traffic.request import EmbedRequest, Lengths, Request, Words
 from loadtests.traffic.scenario import Scenario
+from loadtests.traffic.texts import read_texts, sentences
 from loadtests.traffic.trace import TraceRequest
 
-SENTENCES = Path(__file__).parent.parent / "texts" / "sentences.txt"
 # A trace tells tokens, texts are made of words: of the shipped sentences SmolLM2's tokenizer makes so many.
 TOKENS_PER_WORD = 1.13
 
@@ -28,12 +27,6 @@ class Call:
     texts: list[str]
     output_tokens: int = 0
     kind: str | None = None
-
-
-@functools.cache
-def sentences() -> tuple[str, ...]:
-    """Return the shipped English sentences, one a line of the file, 5 to 100 words each."""
-    return tuple(SENTENCES.read_text(encoding="utf-8").splitlines())
 
 
 def calls(scenario: Scenario) -> Iterator[Call]:
@@ -83,6 +76,8 @@ def _within(lengths: Lengths, draw: random.Random) -> int:
 def _text(words: Words, draw: random.Random) -> str:
     if words.distribution == "sentences":
         return draw.choice(sentences())
+    if words.file is not None:
+        return draw.choice(read_texts(Path(words.file)))
     return _words(_length(words, draw), draw)
 
 

@@ -10,13 +10,15 @@ from loadtests.traffic.arrivals import Count
 
 
 class Words(Declared):
-    """How long a text is, in words.
+    """What a text is, or how long, in words.
 
-    `sentences` takes shipped sentences as they are (5 to 100 words). `uniform` draws from [`min`, `max`].
-    `lognormal` draws with `median` and `sigma` (of the logarithm), clipped to [`min`, `max`].
+    `sentences` takes shipped sentences as they are (5 to 100 words), `file` the lines of a text file of your own, whose
+    path is from the scenario's folder. `uniform` draws from [`min`, `max`]. `lognormal` draws with `median` and `sigma`
+    (of the logarithm), clipped to [`min`, `max`].
     """
 
-    distribution: Literal["sentences", "uniform", "lognormal"] = "sentences"
+    distribution: Literal["sentences", "file", "uniform", "lognormal"] = "sentences"
+    file: Annotated[str, Field(min_length=1)] | None = None
     min: Count | None = None
     max: Count | None = None
     median: Positive | None = None
@@ -26,11 +28,12 @@ class Words(Declared):
     def _has_its_parameters(self) -> Self:
         needed = {
             "sentences": set(),
+            "file": {"file"},
             "uniform": {"min", "max"},
             "lognormal": {"min", "max", "median", "sigma"},
         }
         mine: set[str] = needed[self.distribution]
-        given = {key for key in ("min", "max", "median", "sigma") if getattr(self, key) is not None}
+        given = {key for key in ("file", "min", "max", "median", "sigma") if getattr(self, key) is not None}
         if given != mine:
             known = ", ".join(sorted(mine)) or "no other key"
             raise ValueError(

@@ -7,7 +7,7 @@ keys their tables have. In place of `[request]` a mix has several `[[mix]]`, eac
 """
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -17,6 +17,7 @@ from loadtests.judging.sla import STREAM_LATENCIES, Limits, Sla
 from loadtests.traffic import arrivals
 from loadtests.traffic.arrivals import Arrivals, Closed, Trace
 from loadtests.traffic.request import EmbedRequest, GenerateRequest, Request, Share, Words
+from loadtests.traffic.texts import read_texts
 
 SCENARIOS = Path(__file__).parent.parent / "scenarios"
 
@@ -161,6 +162,8 @@ def _check_lengths(request: GenerateRequest, of: Arrivals, table: str) -> None:
         raise ValueError(f"{table} has prompt or output_tokens, and the trace brings lengths of its own; remove them")
 
 
+Named = TypeVar("Named", Trace, Words)
+
 Scenario = EmbedScenario | GenerateScenario | MixScenario
 
 
@@ -190,19 +193,42 @@ def load(path: Path) -> Scenario:
     """Read the scenario at `path`.
 
     Raises DeclarationError: the file is missing or breaks the schema. Raises ScenarioError: it asks for no
-    request. Raises TraceError: its trace cannot be read.
+    request. Raises TraceError, TextsError: a file that it names cannot be read.
     """
     tags = read(path, _Tagged)
-    scenario = read(path, _schema(path, tags))
-    if isinstance(scenario.arrivals, Trace):
-        # From here on the path holds wherever the scenario is used.
-        file = str((path.parent / scenario.arrivals.file).resolve())
-        scenario = scenario.model_copy(update={"arrivals": scenario.arrivals.model_copy(update={"file": file})})
+    scenario = _anchored(read(path, _schema(path, tags)), path.parent)
     try:
         scenario.schedule()
     except ScenarioError as error:
         raise ScenarioError(f"{path}: {error}") from None
     return scenario
+
+
+def _anchored(scenario: Scenario, folder: Path) -> Scenario:
+    """The scenario with the files that it names as paths that hold wherever it is used; its texts are looked at."""
+    changes: dict[str, object] = {}
+    if isinstance(scenario.arrivals, Trace):
+        changes["arrivals"] = _with_file(scenario.arrivals, folder)
+    if isinstance(scenario, MixScenario):
+        mix = [share.model_copy(update={"request": _with_texts(share.request, folder)}) for share in scenario.mix]
+        changes["mix"] = mix
+    else:
+        changes["request"] = _with_texts(scenario.request, folder)
+    return scenario.model_copy(update=changes)
+
+
+def _with_texts(request: Request, folder: Path) -> Request:
+    key = "words" if isinstance(request, EmbedRequest) else "prompt"
+    words: Words = getattr(request, key)
+    if words.file is None:
+        return request
+    words = _with_file(words, folder)
+    read_texts(Path(words.file or ""))
+    return request.model_copy(update={key: words})
+
+
+def _with_file(declared: Named, folder: Path) -> Named:
+    return declared.model_copy(update={"file": str((folder / (declared.file or "")).resolve())})
 
 
 def _schema(path: Path, tags: _Tagged) -> type[Scenario]:
