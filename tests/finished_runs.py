@@ -7,7 +7,9 @@ from loadtests.samples import EmbedSample, Run, SampleWriter
 from loadtests.traffic import scenario
 
 
-def finished_run(directory: Path, latency_s: float = 0.02, name: str = "embed_smoke") -> Path:
+def finished_run(
+    directory: Path, latency_s: float = 0.02, name: str = "embed_smoke", cpu_p95: float | None = None
+) -> Path:
     """Write 144 requests of a scenario, 12 a second, each answered after `latency_s`, and return the folder."""
     directory.mkdir()
     writer = SampleWriter(directory)
@@ -24,6 +26,7 @@ def finished_run(directory: Path, latency_s: float = 0.02, name: str = "embed_sm
         started_at="2026-01-01T00:00:00+00:00",
         scheduled=144,
         lag_p99_ms=0.0,
+        cpu_p95=cpu_p95,
         versions={},
     )
     samples.write_run(directory, run)

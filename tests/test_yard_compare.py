@@ -40,3 +40,11 @@ def test_what_is_no_run_is_said(yard, tmp_path):
     code, _, err = yard("compare", finished_run(tmp_path / "before"), tmp_path)
     assert code == 2
     assert "holds no run" in err
+
+
+def test_a_run_whose_generator_was_busy_is_not_compared(yard, tmp_path):
+    code, out, err = yard(
+        "compare", finished_run(tmp_path / "before"), finished_run(tmp_path / "after", 0.03, cpu_p95=0.97)
+    )
+    assert (code, err) == (3, "")
+    assert "after cannot be compared: the generator itself was busy: 97% of a core" in out

@@ -7,7 +7,10 @@ import click
 from rich.table import Table
 
 from loadtests.judging.comparison import CONFIDENCE, Change, Difference, compare_runs
-from loadtests.reports.report import text
+from loadtests.judging.measure import Outcome
+from loadtests.judging.verdict import EXIT_CODES
+from loadtests.reports.report import judge_run, text
+from yard.checkout import shown
 from yard.console import out, say
 
 STYLES = {Change.BETTER: "bold green", Change.WORSE: "bold red", Change.UNPROVED: ""}
@@ -23,12 +26,21 @@ def compare(before: Path, after: Path, confidence: float) -> None:
     """Say what differs from the run BEFORE a change to the run AFTER it, with a test of significance.
 
     Both are folders that `yard loadtest` made of one scenario; the SLA may differ. Exit code 0: nothing became worse
-    that could be proved; 1: something did.
+    that could be proved; 1: something did; 3: one of them says nothing of its server.
 
     \b
     Example: yard compare runs/20260101-120000-000-embed_smoke runs/20260101-130000-000-embed_smoke
     """
     differences = compare_runs(before, after, confidence)
+    vetoes = [
+        f"{shown(run.resolve())} cannot be compared: {veto}"
+        for run in (before, after)
+        for veto in judge_run(run).vetoes
+    ]
+    if vetoes:
+        for veto in vetoes:
+            say(veto)
+        sys.exit(EXIT_CODES[Outcome.INCONCLUSIVE])
     table = Table("measure", "before", "after", "change", "")
     for each in differences:
         style = STYLES[each.change]
