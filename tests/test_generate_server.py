@@ -235,7 +235,8 @@ def counted(url: str) -> tuple[float, float]:
 
 def cancel_once(client: Client, draw: random.Random, deltas: int) -> int:
     """Leave a stream after so many deltas, or (0) somewhere in its prefill; return the tokens that it had by then."""
-    long = " ".join(["one two three four five six seven"] * draw.randint(1, 100))
+    # Who waits for deltas waits for the prefill first: a long one would only take time.
+    long = " ".join(["one two three four five six seven"] * draw.randint(1, 20 if deltas else 100))
     stream = client.generate(long, max_tokens=200, min_tokens=200, stream=True)
     if not deltas:
         timer = threading.Timer(draw.random() * 0.3 + 0.01, stream.close)
