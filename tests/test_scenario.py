@@ -43,7 +43,8 @@ def written(tmp_path, good=GOOD, **changes):
 def test_shipped_scenarios_are_valid_and_promise_something(name):
     loaded = scenario.load(scenario.locate(name))
     assert loaded.schedule()
-    assert loaded.sla.latency_limits_ms()
+    # A ramp is never twice at one load: a percentile over it is one of no load at all.
+    assert loaded.sla.latency_limits_ms() or loaded.arrivals.process == "ramp"
 
 
 OPEN = [name for name in scenario.names() if not isinstance(scenario.load(scenario.locate(name)).arrivals, Closed)]
