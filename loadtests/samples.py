@@ -16,6 +16,7 @@ import itertools
 import os
 import shutil
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal, Self, TextIO
 
@@ -153,6 +154,18 @@ def in_window(samples: Iterable[Sample], warmup_s: float, duration_s: float) -> 
     return sorted(judged, key=lambda sample: (sample.intended_s, sample.index))
 
 
+def run_id(name: str) -> str:
+    """Return what a run of `name` that begins now is called; ids sort by time."""
+    return f"{datetime.now(UTC).strftime('%Y%m%d-%H%M%S-%f')[:-3]}-{name}"
+
+
+def write_whole(path: Path, text: str) -> Path:
+    """Write `text` to `path` through a temporary name beside it: a reader finds all of it, or nothing new."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    return part.rename(path)
+
+
 class SampleWriter:
     """Appends samples to DIRECTORY/samples.jsonl.part; `finish` gives the file its name."""
 
@@ -171,9 +184,7 @@ class SampleWriter:
 
     def begin(self, zero: float) -> None:
         """Say that the schedule's 0 s is at `zero` of time.perf_counter, a clock that the machine's processes share."""
-        part = self._zero.with_suffix(".part")
-        part.write_text(repr(zero), encoding="utf-8")
-        part.rename(self._zero)
+        write_whole(self._zero, repr(zero))
 
     def add(self, sample: Sample) -> None:
         """Append one sample."""
@@ -260,9 +271,7 @@ def _parse(path: Path, lines: list[str]) -> Iterable[EmbedSample | GenerateSampl
 
 def write_run(directory: Path, run: Run) -> None:
     """Write run.json, through a temporary name: from now on the run is whole."""
-    part = directory / f"{RUN}.part"
-    part.write_text(run.model_dump_json(indent=1, exclude_none=True) + "\n", encoding="utf-8")
-    part.rename(directory / RUN)
+    write_whole(directory / RUN, run.model_dump_json(indent=1, exclude_none=True) + "\n")
 
 
 def read_run(directory: Path) -> tuple[Run, Sequence[Sample]]:

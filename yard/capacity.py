@@ -100,7 +100,7 @@ def _search(scenario: Scenario, name: str, span: Span, target: Target, runs: Pat
             draw = sum(trial.load == step for trial in trials)
             file = Path(folder) / f"{name}-{step:g}.toml"
             file.write_text(to_toml(at(scenario, step, draw, lengthened(trials, step))), encoding="utf-8")
-            directory, verdict = measured(file, target, runs, worded(step, key))
+            directory, verdict, _ = measured(file, target, runs, worded(step, key))
             trials.append(Trial(step, verdict, directory.name))
             style = OUTCOME_STYLES[verdict.outcome]
             out.print(f"{worded(step, key)}: [{style}]{verdict.outcome}[/]", end=", ")

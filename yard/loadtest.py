@@ -7,7 +7,6 @@ import click
 
 from loadtests.judging.verdict import Verdict
 from loadtests.reports.page import PAGE
-from loadtests.reports.report import server_of
 from loadtests.traffic.scenario import load, locate
 from yard.checkout import shown
 from yard.console import say
@@ -35,7 +34,7 @@ def loadtest(scenario: str, url: str | None, metrics_url: str | None, workers: i
 
 def judge(file: Path, target: Target, runs: Path) -> Verdict:
     """Run the scenario in `file`, and print its verdict and what the server told of itself."""
-    directory, verdict = measured(file, target, runs, f"loadtest {file.stem}")
-    show(verdict, server_of(directory))
+    directory, verdict, server = measured(file, target, runs, f"loadtest {file.stem}")
+    show(verdict, server)
     say(f"samples, verdict and its page: {shown(directory / PAGE)}")
     return verdict

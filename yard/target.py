@@ -12,6 +12,7 @@ import click
 from loadtests.judging.verdict import Verdict
 from loadtests.reports.page import write_page
 from loadtests.reports.report import judge_run, server_of, write_verdict
+from loadtests.server.side import ServerSide
 from loadtests.traffic.run import run
 from serving.embedded import Ports
 from yard.checkout import RUNS, profile_option
@@ -80,10 +81,10 @@ def default_metrics_url(url: str) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{Ports.metrics}/metrics"
 
 
-def measured(file: Path, target: Target, runs: Path, subject: str) -> tuple[Path, Verdict]:
-    """Send the traffic of the scenario in `file`; return the run's folder, which keeps all, and its verdict.
+def measured(file: Path, target: Target, runs: Path, subject: str) -> tuple[Path, Verdict, ServerSide | None]:
+    """Send the traffic of the scenario in `file`; return the run's folder, its verdict, and what the server told.
 
-    `subject` is what the progress is called. Beside the samples lie verdict, page, and what the server told of itself.
+    `subject` is what the progress is called. The folder keeps all of it: samples, verdict, page.
     """
     with progress(subject) as report:
         report("starting Locust")
@@ -95,7 +96,7 @@ def measured(file: Path, target: Target, runs: Path, subject: str) -> tuple[Path
             workers=target.workers,
             metrics_url=target.metrics_url,
         )
-        verdict = judge_run(directory)
-        write_verdict(verdict, directory, server_of(directory))
+        verdict, server = judge_run(directory), server_of(directory)
+        write_verdict(verdict, directory, server)
         write_page(directory, verdict)
-    return directory, verdict
+    return directory, verdict, server

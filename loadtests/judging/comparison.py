@@ -87,7 +87,10 @@ def _judged(run: Run, samples: Sequence[Sample]) -> list[Sample]:
 def compare(
     before: Sequence[Sample], after: Sequence[Sample], sla: Sla, confidence: float = CONFIDENCE
 ) -> list[Difference]:
-    """Return the differences between the judged samples of two runs; `sla` says what goodput is."""
+    """Return the differences between the judged samples of two runs, as `in_window` has them.
+
+    `sla` says what goodput is.
+    """
     # How many measures share the risk is known once they are there, and does not depend on it.
     count = len(_pairs(before, after, sla, (0.5, 0.5)))
     alpha = (1 - confidence) / max(count, 1) / 2
@@ -120,7 +123,6 @@ def _pairs(
 
 
 def _measures(judged: Sequence[Sample], sla: Sla, alphas: Alphas) -> Iterable[Measure]:
-    judged = sorted(judged, key=lambda sample: (sample.intended_s, sample.index))
     streams = [sample for sample in judged if isinstance(sample, GenerateSample)]
     yield from latencies.end_to_end(judged, sla, alphas)
     if any(sample.itl_ms for sample in streams):

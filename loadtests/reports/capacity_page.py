@@ -9,7 +9,6 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from loadtests.reports.plots import Plot
 from loadtests.reports.report import rows
 from loadtests.reports.settings import settings
 from loadtests.reports.template import render
-from loadtests.samples import RunError
+from loadtests.samples import RunError, run_id
 from loadtests.traffic.load import key_of
 from loadtests.traffic.scenario import Scenario
 
@@ -80,8 +79,7 @@ def write_search(search: Search, runs: Path) -> Path:
 
     Raises RunError: it cannot be written.
     """
-    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")[:-3]
-    directory = runs / f"{stamp}-{search.name}-capacity"
+    directory = runs / run_id(f"{search.name}-capacity")
     part = directory.with_name(f"{directory.name}.part")
     try:
         part.mkdir(parents=True)

@@ -12,7 +12,7 @@ from loadtests.reports import plots
 from loadtests.reports.report import rows
 from loadtests.reports.settings import settings
 from loadtests.reports.template import render
-from loadtests.samples import read_run
+from loadtests.samples import read_run, write_whole
 from loadtests.server.metrics import read_server
 from loadtests.server.side import queues, server_side
 from loadtests.server.table import tables
@@ -47,7 +47,4 @@ def write_page(directory: Path, verdict: Verdict, sla: Sla | None = None) -> Pat
         # Whatever else run.json says.
         facts={key: value for key, value in settings(run).items() if not key.startswith(("scenario.", "versions."))},
     )
-    path = directory / PAGE
-    part = path.with_suffix(".html.part")
-    part.write_text(text, encoding="utf-8")
-    return part.rename(path)
+    return write_whole(directory / PAGE, text)

@@ -16,7 +16,7 @@ from loadtests.judging.measure import Measure
 from loadtests.judging.sla import Sla
 from loadtests.judging.verdict import Facts, Verdict, judge
 from loadtests.reports import exposition, junit
-from loadtests.samples import RunError, read_run
+from loadtests.samples import RunError, read_run, write_whole
 from loadtests.server.metrics import read_server
 from loadtests.server.side import ServerSide, server_side
 from loadtests.traffic.scenario import GenerateScenario, Scenario, ScenarioError
@@ -147,8 +147,6 @@ def write_verdict(verdict: Verdict, directory: Path, server: ServerSide | None =
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
-            part = directory / f"{name}.part"
-            part.write_text(text, encoding="utf-8")
-            part.rename(directory / name)
+            write_whole(directory / name, text)
     except OSError as error:
         raise RunError(f"{directory} takes no verdict: {error.strerror}; choose another folder") from None

@@ -14,7 +14,7 @@ from typing import Annotated, Self
 from pydantic import Field, ValidationError, model_validator
 
 from ensembles.declaration import Declared
-from loadtests.samples import Seconds
+from loadtests.samples import Seconds, write_whole
 from loadtests.server.snapshot import Key, Snapshot, fallen, grown
 
 SERVER = "server.json"
@@ -71,8 +71,8 @@ class ServerMetrics(Declared):
 
 def fold(url: str, readings: Sequence[Reading], failures: Sequence[str], cpu_s: float) -> ServerMetrics:
     """Return what `readings`, in their order, tell; `failures` are the reasons why others failed."""
-    troubles = [*_unread(url, len(readings), failures), *_restart(readings)]
-    whole = len(readings) > 1 and not _restart(readings)
+    restart = _restart(readings)
+    whole = len(readings) > 1 and not restart
     growth = grown(readings[0].snapshot, readings[-1].snapshot) if whole else {}
     names = sorted({key for reading in readings for key in reading.snapshot.gauges})
     return ServerMetrics(
@@ -82,7 +82,7 @@ def fold(url: str, readings: Sequence[Reading], failures: Sequence[str], cpu_s: 
         cpu_s=round(cpu_s, 4),
         counters=tuple(Counter(name=name, labels=dict(of), grown=value) for (name, of), value in growth.items()),
         gauges=tuple(_gauge(key, readings) for key in names),
-        troubles=tuple(troubles),
+        troubles=(*_unread(url, len(readings), failures), *restart),
     )
 
 
@@ -117,9 +117,7 @@ def _restart(readings: Sequence[Reading]) -> list[str]:
 
 def write_server(directory: Path, metrics: ServerMetrics) -> None:
     """Write server.json, through a temporary name."""
-    part = directory / f"{SERVER}.part"
-    part.write_text(metrics.model_dump_json(exclude_defaults=True) + "\n", encoding="utf-8")
-    part.rename(directory / SERVER)
+    write_whole(directory / SERVER, metrics.model_dump_json(exclude_defaults=True) + "\n")
 
 
 def read_server(directory: Path) -> ServerMetrics | None:

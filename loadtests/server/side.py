@@ -111,7 +111,7 @@ def server_side(metrics: ServerMetrics, run: Run, samples: Sequence[Sample]) -> 
     models = _models(metrics.counters)
     foreign, remarks = _compare(models, run, samples, (begin_s, end_s), metrics)
     if foreign:
-        return ServerSide(metrics.url, begin_s, end_s, (), (), (), (), (*metrics.troubles, *remarks))
+        models, metrics = (), metrics.model_copy(update={"counters": (), "gauges": ()})
     return ServerSide(
         url=metrics.url,
         begin_s=begin_s,

@@ -77,9 +77,8 @@ def run(
 
 
 def _new_directory(out: Path, name: str) -> Path:
-    """Make runs/<id>; ids sort by time."""
-    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")[:-3]
-    directory = out / f"{stamp}-{name}"
+    """Make runs/<id>."""
+    directory = out / samples.run_id(name)
     try:
         directory.mkdir(parents=True)
     except OSError as error:

@@ -58,9 +58,6 @@ class _Scenario(Declared):
         """The kinds of requests, each with its weight."""
         raise NotImplementedError
 
-    def _refuse_stream_limits(self, why: str) -> None:
-        _refuse_stream_limits(self.sla, "sla", why)
-
     def _refuse_kinds(self) -> None:
         if self.sla.kinds:
             raise ValueError("sla.kinds: there is one kind of request here; its limits are those of [sla]")
@@ -79,7 +76,9 @@ class EmbedScenario(_Scenario):
     @model_validator(mode="after")
     def _has_no_limits_on_tokens(self) -> Self:
         self._refuse_kinds()
-        self._refuse_stream_limits("and task = 'embed' has none; remove it, or limit the whole answer by p95_ms")
+        _refuse_stream_limits(
+            self.sla, "sla", "and task = 'embed' has none; remove it, or limit the whole answer by p95_ms"
+        )
         if self.sla.min_output_tokens_per_s is not None:
             raise ValueError("sla.min_output_tokens_per_s: task = 'embed' puts out no tokens; use min_achieved_rate")
         if isinstance(self.arrivals, Trace):
@@ -101,7 +100,9 @@ class GenerateScenario(_Scenario):
     def _limits_what_can_be_seen(self) -> Self:
         self._refuse_kinds()
         if not self.request.stream:
-            self._refuse_stream_limits("and request.stream is false; make it true, or limit the whole answer by p95_ms")
+            _refuse_stream_limits(
+                self.sla, "sla", "and request.stream is false; make it true, or limit the whole answer by p95_ms"
+            )
         _check_lengths(self.request, self.arrivals, "request")
         return self
 
@@ -125,7 +126,7 @@ class MixScenario(_Scenario):
         names = [share.name for share in self.mix]
         if len(set(names)) < len(names):
             raise ValueError(f"mix.name: {', '.join(names)} are not all different; rename one")
-        self._refuse_stream_limits("and a mix has several kinds; limit one kind's, in [sla.kinds.NAME]")
+        _refuse_stream_limits(self.sla, "sla", "and a mix has several kinds; limit one kind's, in [sla.kinds.NAME]")
         streamed = {share.name: share.is_streamed for share in self.mix}
         for kind, limits in self.sla.kinds.items():
             if kind not in streamed:
