@@ -10,10 +10,10 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup engines repository serve ask loadtest demo check test bench clean
+.PHONY: help setup engines repository serve ask loadtest demo check test test-gpu bench clean
 
 help: ## the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
 $(READY): bootstrap.py constraints.txt pyproject.toml clients/pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not on PATH; install Python 3.11 (Debian, Ubuntu: python3.11 python3.11-venv libpython3.11), or say which: make PYTHON=/path/to/python3.11" >&2; exit 2; }
@@ -43,10 +43,14 @@ check: $(READY) ## ruff, mypy, import rules, unit tests: under a minute
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/pytest -q -n 2 -m "not build and not server and not load"
+	@$(BIN)/pytest -q -n 2 -m "not build and not server and not load and not gpu"
 
 test: check ## check, and everything against the real tritonserver
-	@$(BIN)/pytest -q -m "build or server or load"
+	@$(BIN)/pytest -q -m "(build or server or load) and not gpu"
+
+test-gpu: $(READY) ## what needs an NVIDIA GPU; without one it says that it was skipped
+	@if command -v nvidia-smi >/dev/null; then $(BIN)/python -m pip install -q --target .artifacts/onnxruntime-gpu --constraint constraints.txt "onnxruntime-gpu[cuda,cudnn]==1.31.1"; fi
+	@PYTHONPATH=.artifacts/onnxruntime-gpu $(BIN)/pytest -q -m gpu tests/gpu
 
 bench: $(READY) ## the figures, as ratios in one run -> bench/results.json (TASK=generate)
 	@$(BIN)/python bootstrap.py --extra bench

@@ -23,7 +23,8 @@ from rich.table import Table
 from bench import embed, generate, generator
 from bench.figure import Figure, seconds
 from pipeline.assemble import assemble
-from pipeline.engines import Engines, Plan
+from pipeline.engines import Engines
+from pipeline.plan import Plan
 from pipeline.recipe import read_recipes
 from pipeline.store import Artefact
 from serving import supervisor
@@ -55,7 +56,7 @@ def measure(tasks: tuple[str, ...], report: Callable[[str], None]) -> Iterator[t
     for task, figures in (("embed", embed), ("generate", generate)):
         if task not in tasks:
             continue
-        (recipe,) = read_recipes(checkout.RECIPES, figures.MODEL)
+        (recipe,) = read_recipes(checkout.RECIPES, "cpu", figures.MODEL)
         plan = engines.plan(recipe)
         artefact = engines.build(plan, report)
         with TemporaryDirectory() as folder, served(Path(folder), plan, artefact) as server:

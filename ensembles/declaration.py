@@ -66,10 +66,22 @@ def _sentence(detail: ErrorDetails, schema: type[BaseModel], document: dict[str,
             words = [word.strip(" '") for word in allowed.replace(" or ", ",").split(",")]
             hint = near_miss(str(detail["input"]), words)
             return f"{key} = {detail['input']!r} is not one of {', '.join(words)}{hint}"
+        case "union_tag_invalid":
+            tag, known = str(detail["ctx"]["tag"]), str(detail["ctx"]["expected_tags"]).replace("'", "").split(", ")
+            kind = _under(key, detail["ctx"]["discriminator"])
+            return f"{kind} = {tag!r} is not one of {', '.join(known)}{near_miss(tag, known)}"
+        case "union_tag_not_found":
+            return f"key '{_under(key, detail['ctx']['discriminator'])}' is missing"
         case _:
             fact = detail["msg"].removeprefix("Value error, ").removeprefix("Input ")
             subject = f"{key} = {detail['input']!r}" if key and not isinstance(detail["input"], dict) else key
             return f"{subject}: {fact}" if subject else fact
+
+
+def _under(key: str, discriminator: Any) -> str:
+    """The key of a union's discriminator, which pydantic gives in quotes."""
+    name = str(discriminator).strip("'")
+    return f"{key}.{name}" if key else name
 
 
 def _key(location: tuple[int | str, ...], document: Any, is_missing: bool) -> str:

@@ -7,17 +7,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-DataType = Literal["BOOL", "INT32", "INT64", "UINT64", "FP16", "FP32", "BYTES"]
+DataType = Literal["BOOL", "UINT8", "INT32", "INT64", "UINT64", "FP16", "FP32", "BYTES"]
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """One named input or output: `dims` without the batch dimension, -1 where the length varies."""
+    """One named input or output: `dims` without the batch dimension, -1 where the length varies.
+
+    A `ragged` input may have another length in each request of a batch. A `scalar` one has dims [1] for callers and no
+    dims, beside the batch dimension, for the backend.
+    """
 
     name: str
     dtype: DataType
     dims: tuple[int, ...]
     optional: bool = False
+    ragged: bool = False
+    scalar: bool = False
 
 
 @dataclass(frozen=True)
@@ -33,11 +39,20 @@ class Batching:
 
 
 @dataclass(frozen=True)
+class Accelerator:
+    """An execution provider that ONNX Runtime runs a model with beside its default one, and its options."""
+
+    name: Literal["tensorrt"]
+    parameters: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Model:
     """A model behind one backend. `parameters` reach the backend as strings.
 
     Without `batching` the backend gets each request as it comes. A `decoupled` model answers a request any number of
-    times.
+    times. With `on_gpu` there are `instances` on each GPU that the server sees. `files_by_capability` names the file of
+    each compute capability ("9.0") where there is not one for all.
     """
 
     name: str
@@ -49,6 +64,9 @@ class Model:
     parameters: Mapping[str, str] = field(default_factory=dict)
     instances: int = 1
     decoupled: bool = False
+    on_gpu: bool = False
+    accelerator: Accelerator | None = None
+    files_by_capability: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,12 @@ def model_config(model: Model) -> ModelConfig:
     config.input.extend(_input(tensor) for tensor in model.inputs)
     config.output.extend(_output(tensor) for tensor in model.outputs)
     # Said outright: the onnxruntime backend starts two instances on a CPU by default.
-    config.instance_group.add(count=model.instances, kind=ModelInstanceGroup.KIND_CPU)
+    kind = ModelInstanceGroup.KIND_GPU if model.on_gpu else ModelInstanceGroup.KIND_CPU
+    config.instance_group.add(count=model.instances, kind=kind)
+    if model.accelerator:
+        accelerators = config.optimization.execution_accelerators.gpu_execution_accelerator
+        accelerators.add(name=model.accelerator.name, parameters=model.accelerator.parameters)
+    config.cc_model_filenames.update(model.files_by_capability)
     if model.batching:
         config.dynamic_batching.SetInParent()
         if model.batching.max_queue_size is not None:
@@ -61,7 +66,16 @@ def ensemble_config(ensemble: Ensemble) -> ModelConfig:
 
 
 def _input(tensor: Tensor) -> ModelInput:
-    return ModelInput(name=tensor.name, data_type=_data_type(tensor), dims=tensor.dims, optional=tensor.optional)
+    made = ModelInput(
+        name=tensor.name,
+        data_type=_data_type(tensor),
+        dims=tensor.dims,
+        optional=tensor.optional,
+        allow_ragged_batch=tensor.ragged,
+    )
+    if tensor.scalar:
+        made.reshape.SetInParent()
+    return made
 
 
 def _output(tensor: Tensor) -> ModelOutput:

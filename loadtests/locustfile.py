@@ -58,7 +58,7 @@ FAILED_S = 0.1
 @locust.events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]
 def _add_arguments(parser: Any) -> None:
     # Choices are a list on Locust's web page, where a run folder, good for one run, would be in the way.
-    parser.add_argument("--scenario", choices=names(), default=names()[0], help="a shipped scenario")
+    parser.add_argument("--scenario", choices=names(), default="embed_smoke", help="a shipped scenario")
     parser.add_argument("--scenario-file", default="", help="TOML file of another scenario")
     parser.add_argument(
         "--run-dir", default="", include_in_web_ui=False, help="folder that takes samples.jsonl; none keeps no samples"

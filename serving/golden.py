@@ -1,13 +1,13 @@
 """Ready means right: each ensemble's golden request is answered as the PyTorch reference answers it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline.engines import GOLDEN
+from pipeline.plan import GOLDEN
 from serving.errors import ServingError
 from tritonyard import Client, TritonyardError
 
@@ -20,13 +20,15 @@ def golden_files(repository: Path) -> dict[str, Path]:
     return {file.parents[1].name: file for file in sorted(repository.glob(f"*/*/{GOLDEN}"))}
 
 
-def require_golden(url: str, repository: Path, timeout_s: float) -> None:
-    """Send every golden request to the server at `url`.
+def require_golden(url: str, repository: Path, timeout_s: float, members: Collection[str] | None = None) -> None:
+    """Send every golden request to the server at `url`, or those of `members` where it serves no others.
 
     Raises ServingError: one is not answered, or not as the reference answers it.
     """
     with Client(url, timeout=timeout_s) as client:
         for model, file in golden_files(repository).items():
+            if members is not None and model not in members:
+                continue
             golden = json.loads(file.read_text(encoding="utf-8"))
             wrong_answer = _wrong_embedding if "embedding" in golden else _wrong_text
             try:
@@ -49,12 +51,17 @@ def _wrong_embedding(client: Client, model: str, golden: Mapping[str, Any]) -> s
 
 
 def _wrong_text(client: Client, model: str, golden: Mapping[str, Any]) -> str | None:
-    """Greedy decoding has one answer: the reference's text, of as many tokens as the engine was seen to agree on."""
+    """Greedy decoding has one answer: the reference's text, of as many tokens as the engine was seen to agree on.
+
+    Where the reference was not asked any answer with a text will do.
+    """
     limit = golden["max_tokens"]
     if "messages" in golden:
         answer = client.chat(golden["messages"], model=model, max_tokens=limit)
     else:
         answer = client.generate(golden["prompt"], model=model, max_tokens=limit)
+    if "text" not in golden:
+        return None if answer.text.strip() else f"{answer.text!r}, which says nothing"
     return None if answer.text == golden["text"] else f"{answer.text!r}, the checkpoint says {golden['text']!r}"
 
 

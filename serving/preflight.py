@@ -5,7 +5,7 @@ import platform
 import shutil
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -47,11 +47,15 @@ def require_machine() -> None:
         raise ServingError("\n".join(f"{check.subject}: {check.found}; {check.mend}" for check in ill))
 
 
-def require_repository(repository: Path) -> None:
-    """Raise ServingError when `repository` is missing, empty, or the lint finds an error in it."""
+def require_repository(repository: Path, members: Collection[str] | None = None) -> None:
+    """Raise ServingError when `repository` is missing, empty, or the lint finds an error in it.
+
+    Of a repository that is served in part only `members` count.
+    """
     if not repository.is_dir() or not any(repository.glob("*/config.pbtxt")):
         raise ServingError(f"repository {repository} holds no model; run `yard repository`")
-    if errors := [finding for finding in lint(repository) if finding.severity == "error"]:
+    findings = [each for each in lint(repository) if members is None or each.model in members]
+    if errors := [finding for finding in findings if finding.severity == "error"]:
         lines = "\n".join(f"  {finding}" for finding in errors)
         raise ServingError(f"repository {repository} would not serve; run `yard repository`:\n{lines}")
 

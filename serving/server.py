@@ -12,13 +12,16 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import shorten
 from types import TracebackType
 
 import psutil
 
 from serving import embedded, keeper
+from serving.deployment import Deployment
 from serving.embedded import Launch, Ports
 from serving.errors import ServingError
+from serving.explanations import explain
 from tritonyard import Client
 
 FAILED = re.compile(r"failed to load '(?P<model>[^']+)' version \d+: (?P<reason>.+)")
@@ -26,6 +29,8 @@ POLL_FAILED = re.compile(r"Poll failed for model directory '(?P<model>[^']+)': (
 # What the embedded server says of the GPU that is not there.
 # The last is logged for every error on a gRPC stream whose caller asked for real statuses.
 HARMLESS = re.compile(r"CUDA|NVML|DCGM|HandleCancellation called even when", re.IGNORECASE)
+# TensorRT-LLM puts its whole stack into one line.
+WORDS = 300
 POLL_S = 0.05
 WATCH_S = 0.25
 STUB = "triton_python_backend_stub"
@@ -37,7 +42,7 @@ class Server:
     """A tritonserver over `repository`, as a context manager: entered when its ports answer, left when all is gone.
 
     `backends` holds our python-based backends, `log` takes the server's output, `launch` is the runtime's. `extra`
-    arguments go to tritonserver.
+    arguments go to tritonserver. `deployment` says which models it loads where these are not all.
     """
 
     def __init__(
@@ -48,6 +53,7 @@ class Server:
         log: Path,
         launch: Launcher = embedded.launch,
         extra: tuple[str, ...] = (),
+        deployment: Deployment | None = None,
     ):
         self.ports, self.log = ports, log
         self.grpc_url = f"grpc://127.0.0.1:{ports.grpc}"
@@ -57,6 +63,7 @@ class Server:
         self._repository, self._backends = repository, backends
         self._launch, self._extra = launch, extra
         self.is_embedded = launch is embedded.launch
+        self.deployment = deployment
         self._keeper: subprocess.Popen[bytes] | None = None
         self._scratch = Path()
 
@@ -123,8 +130,13 @@ class Server:
         return self._keeper
 
     def explain(self) -> str:
-        """Return the server's own reason for a failed load in one line, and where its log lies."""
+        """Return in one line why a load failed, the known cause or the server's own words, and where its log lies."""
         text = self.log.read_text(errors="replace") if self.log.exists() else ""
+        known = explain(text)
+        if known and not known.is_symptom:
+            failed = FAILED.search(known.line)
+            model = f"model '{failed['model']}' failed to load: " if failed else ""
+            return f"{model}{known}; the server said: {shorten(known.line, WORDS)} (log: {self.log})"
         for pattern in (FAILED, POLL_FAILED):
             if found := pattern.search(text):
                 model = Path(found["model"]).name

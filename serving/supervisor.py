@@ -11,6 +11,8 @@ from serving.preflight import require_machine, require_repository
 from serving.server import Server
 
 READY_S = 120.0
+# Weights of a hundred gigabytes are read from disk first.
+GPU_READY_S = 1800.0
 GOLDEN_S = 30.0
 # A crash now and then is survived; a server that dies this often this fast is broken.
 RESTARTS = 5
@@ -25,12 +27,13 @@ def start(server: Server, repository: Path, on_wait: Callable[[float], None]) ->
     """
     if server.is_embedded:
         require_machine()
-    require_repository(repository)
+    members = server.deployment.members if server.deployment else None
+    require_repository(repository, members)
     require_free(server.ports)
     server.start()
     try:
-        server.wait_until_live(READY_S, on_wait)
-        require_golden(server.grpc_url, repository, GOLDEN_S)
+        server.wait_until_live(GPU_READY_S if server.deployment else READY_S, on_wait)
+        require_golden(server.grpc_url, repository, GOLDEN_S, members)
     except BaseException:
         server.stop()
         raise

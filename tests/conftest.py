@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from pipeline.assemble import assemble
-from pipeline.engines import Engines, Plan
+from pipeline.engines import Engines
+from pipeline.plan import Plan
 from pipeline.recipe import read_recipes
 from pipeline.store import Artefact
 from serving.golden import require_golden
@@ -29,7 +30,7 @@ def engines() -> Engines:
 @pytest.fixture(scope="session")
 def minilm(engines: Engines) -> tuple[Plan, Artefact]:
     """The plan and the engine of the recipe minilm, from real weights."""
-    (recipe,) = read_recipes(RECIPES, "minilm")
+    (recipe,) = read_recipes(RECIPES, "cpu", "minilm")
     plan = engines.plan(recipe)
     return plan, engines.build(plan, lambda _: None)
 
@@ -37,7 +38,7 @@ def minilm(engines: Engines) -> tuple[Plan, Artefact]:
 @pytest.fixture(scope="session")
 def smollm2(engines: Engines) -> tuple[Plan, Artefact]:
     """The plan and the engine of the recipe smollm2, from real weights."""
-    (recipe,) = read_recipes(RECIPES, "smollm2")
+    (recipe,) = read_recipes(RECIPES, "cpu", "smollm2")
     plan = engines.plan(recipe)
     return plan, engines.build(plan, lambda _: None)
 

@@ -17,8 +17,8 @@ import tritonclient.http as http
 from tritonclient.utils import InferenceServerException
 
 from pipeline import quality
-from pipeline.engines import Plan
 from pipeline.onnx_encoder import load_reference
+from pipeline.plan import Plan
 from pipeline.store import Artefact
 from serving.errors import ServingError
 from serving.golden import require_golden

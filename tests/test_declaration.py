@@ -67,14 +67,14 @@ def test_every_broken_key_is_named(tmp_path: Path) -> None:
 def test_a_missing_recipe_names_the_near_miss(tmp_path: Path) -> None:
     write(tmp_path, GOOD)
     with pytest.raises(DeclarationError, match="did you mean 'minilm'"):
-        read_recipes(tmp_path, "minilmm")
+        read_recipes(tmp_path, "cpu", "minilmm")
     with pytest.raises(DeclarationError, match=r"did you mean 'minilm\.toml'"):
         read_recipe(tmp_path / "minilmm.toml")
 
 
 def test_a_folder_without_recipes_says_how_to_write_one(tmp_path: Path) -> None:
     with pytest.raises(DeclarationError, match="yard init"):
-        read_recipes(tmp_path)
+        read_recipes(tmp_path, "cpu")
 
 
 def test_a_recipe_file_must_be_named_like_a_model(tmp_path: Path) -> None:

@@ -91,16 +91,16 @@ def recipe_of(tmp_path: Path, max_tokens: int) -> GenerateRecipe:
 def test_a_recipe_cannot_promise_more_than_the_engine_is_right_for(tmp_path: Path) -> None:
     checkpoint(tmp_path, model_type="mistral", max_position_embeddings=512, sliding_window=128)
     digests, store = FileDigests(tmp_path / "digests.json"), Store(tmp_path)
-    plan_generate(recipe_of(tmp_path, 128), "fp32", tmp_path, DIGEST, digests, store)
+    plan_generate(recipe_of(tmp_path, 128), "cpu", "fp32", tmp_path, DIGEST, digests, store)
     with pytest.raises(CheckpointError, match=r"max_tokens = 129 is more than the 128 tokens .*\(sliding_window of"):
-        plan_generate(recipe_of(tmp_path, 129), "fp32", tmp_path, DIGEST, digests, store)
+        plan_generate(recipe_of(tmp_path, 129), "cpu", "fp32", tmp_path, DIGEST, digests, store)
 
 
 def test_precisions_of_a_gguf_file_share_one_conversion(tmp_path: Path) -> None:
     file = tmp_path / "model.gguf"
     file.write_bytes(b"GGUF")
     digests, store, recipe = FileDigests(tmp_path / "digests.json"), Store(tmp_path), recipe_of(tmp_path, 128)
-    fp32, int8 = (plan_generate(recipe, name, file, DIGEST, digests, store) for name in ("fp32", "int8"))
+    fp32, int8 = (plan_generate(recipe, "cpu", name, file, DIGEST, digests, store) for name in ("fp32", "int8"))
     assert fp32.conversion
     assert int8.conversion
     assert fp32.conversion.key == int8.conversion.key

@@ -13,11 +13,12 @@ from pipeline.assemble import assemble, configs, drift
 from pipeline.checkpoint import CheckpointError
 from pipeline.decoder_comparison import compare_decoders, plot
 from pipeline.draft import draft
-from pipeline.engines import Engines, Plan
+from pipeline.engines import Engines
 from pipeline.fidelity import load_reference
 from pipeline.fingerprint import FileDigests
 from pipeline.greedy import GreedyDecoder
 from pipeline.onnx_decoder import BuilderError, build, load_tokenizer, require_graph, save_facts
+from pipeline.plan import Plan
 from pipeline.quality import QualityError
 from pipeline.recipe import GenerateRecipe, read_recipe
 from pipeline.store import Artefact
@@ -210,7 +211,7 @@ def test_the_repository_holds_what_each_step_reads(tmp_path: Path, llama: tuple[
         "tiny_detokenizer",
         "tiny_tokenizer",
     ]
-    assert drift(repository, configs([llama[0]])) == []
+    assert drift(repository, configs([llama[0].recipe], "cpu")) == []
     files = {str(file.relative_to(repository)) for file in repository.rglob("1/*")}
     assert files == {
         "tiny/1/golden.json",
@@ -234,7 +235,7 @@ def test_the_real_engine_says_what_its_checkpoint_says(smollm2: tuple[Plan, Arte
 def test_int4_of_a_checkpoint_that_was_quantised_before_is_refused(
     engines: Engines, smollm2: tuple[Plan, Artefact]
 ) -> None:
-    plan = engines.plan(smollm2[0].recipe, "int4")
+    plan = engines.plan(smollm2[0].recipe, precision="int4")
     with pytest.raises(QualityError, match=r"smollm2 int4 misses its gate: perplexity .* above the checkpoint's"):
         engines.build(plan, quiet)
     assert engines.store.find(plan.step) is None
@@ -247,6 +248,7 @@ def test_compare_measures_every_precision_and_draws_it(tmp_path: Path) -> None:
     assert (fp32.precision, int8.precision, int4.precision) == ("fp32", "int8", "int4")
     assert fp32.fidelity.max_logit_difference < int8.fidelity.max_logit_difference < int4.fidelity.max_logit_difference
     assert min(row.tokens_per_second for row in (fp32, int8, int4)) > 0
-    assert [engines.store.find(engines.plan(recipe, name).step) for name in ("fp32", "int8", "int4")] == [None] * 3
+    steps = [engines.plan(recipe, precision=name).step for name in ("fp32", "int8", "int4")]
+    assert [engines.store.find(step) for step in steps] == [None] * 3
     plot("tiny", [fp32, int8, int4], tmp_path / "tiny.png")
     assert (tmp_path / "tiny.png").read_bytes().startswith(b"\x89PNG")

@@ -13,9 +13,10 @@ from pipeline.assemble import RepositoryError, assemble, configs, drift, ensembl
 from pipeline.checkpoint import CheckpointError, locate
 from pipeline.draft import draft
 from pipeline.encoder_comparison import compare_encoders
-from pipeline.engines import Engines, Plan
+from pipeline.engines import Engines
 from pipeline.fingerprint import FileDigests
 from pipeline.onnx_encoder import save_tokenizer
+from pipeline.plan import Plan
 from pipeline.quality import QualityError
 from pipeline.recipe import Recipe, Source, read_recipe
 from pipeline.store import Artefact
@@ -175,16 +176,16 @@ def test_a_repository_is_assembled_and_checked(tmp_path: Path, tiny: tuple[Plan,
     repository = tmp_path / "models" / "cpu"
     plan, artefact = tiny
     assert assemble(repository, [tiny], keep_others=False) == ["tiny", "tiny_encoder", "tiny_pooler", "tiny_tokenizer"]
-    assert drift(repository, configs([plan])) == []
+    assert drift(repository, configs([plan.recipe], "cpu")) == []
     linked = repository / "tiny_encoder" / "1" / "model.onnx"
     assert linked.samefile(artefact.folder / "model.onnx")
     assert [each.name for each in repository.parent.iterdir()] == ["cpu"]
 
     config = repository / "tiny_encoder" / "config.pbtxt"
     config.write_text(config.read_text().replace("max_batch_size: 64", "max_batch_size: 65"))
-    assert drift(repository, configs([plan])) == [f"{config} differs from what its recipe gives"]
+    assert drift(repository, configs([plan.recipe], "cpu")) == [f"{config} differs from what its recipe gives"]
     (repository / "tiny" / "config.pbtxt").unlink()
-    assert len(drift(repository, configs([plan]))) == 2
+    assert len(drift(repository, configs([plan.recipe], "cpu"))) == 2
     assert drift(repository, {})[0].endswith("was generated, but no recipe makes it")
 
 

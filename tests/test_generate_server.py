@@ -17,8 +17,8 @@ import pytest
 from served_metrics import value
 from tokenizers import Tokenizer
 
-from pipeline.engines import Plan
 from pipeline.greedy import GreedyDecoder
+from pipeline.plan import Plan
 from pipeline.store import Artefact
 from serving import supervisor
 from serving.ports import free_ports

@@ -20,8 +20,10 @@ ARROWS = {
 }
 FOLDERS = {"pipeline": ROOT / "build" / "pipeline", "tritonyard": ROOT / "clients" / "tritonyard"}
 # What `yard engines` with nothing to do, and every decision, must not pay for at import time.
-HEAVY = {"torch", "transformers", "onnx", "onnxruntime", "locust", "huggingface_hub", "gguf", "matplotlib"}
-BACKEND_MODULES = {"jinja2", "numpy", "onnxruntime", "tokenizers", "triton_python_backend_utils"}
+HEAVY = {"torch", "transformers", "onnx", "onnxruntime", "locust", "huggingface_hub", "gguf", "matplotlib", "modelopt"}
+BACKEND_MODULES = {
+    *("jinja2", "numpy", "onnxruntime", "tensorrt_llm", "tokenizers", "triton_python_backend_utils", "yaml")
+}
 
 
 def imports(file: Path, top_level_only: bool = False) -> Iterator[str]:

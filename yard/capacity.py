@@ -15,6 +15,7 @@ from loadtests.reports.capacity_page import Search, write_search
 from loadtests.traffic.load import at, key_of, load_of, to_toml
 from loadtests.traffic.request import EmbedRequest
 from loadtests.traffic.scenario import Scenario, load, locate
+from pipeline.recipe import Profile
 from serving.errors import ServingError
 from yard.checkout import shown
 from yard.connection import connected
@@ -54,7 +55,7 @@ def capacity(
     metrics_url: str | None,
     workers: int,
     runs: Path,
-    profile: str,
+    profile: Profile,
 ) -> None:
     """Find the highest load at which SCENARIO passes: its rate, its users, or the speed of its trace.
 

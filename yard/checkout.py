@@ -4,13 +4,13 @@ from pathlib import Path
 
 import click
 
+from pipeline.recipe import PROFILES
+
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = ROOT / "build" / "recipes"
 ARTIFACTS = ROOT / ".artifacts"
 BACKENDS = ROOT / "backends"
 RUNS = ROOT / "runs"
-
-PROFILES = ["cpu"]
 
 profile_option = click.option(
     "--profile",

@@ -6,7 +6,7 @@ import click
 
 from loadtests.traffic.scenario import locate
 from pipeline.engines import Engines
-from pipeline.recipe import read_recipes
+from pipeline.recipe import Profile, read_recipes
 from yard import ask, embed, engines, repository
 from yard.checkout import ARTIFACTS, RECIPES, RUNS
 from yard.console import say
@@ -14,7 +14,7 @@ from yard.loadtest import judge
 from yard.serve import own_server, running
 from yard.target import Target
 
-PROFILE = "cpu"
+PROFILE: Profile = "cpu"
 QUESTION = "Why is the sky blue?"
 ANSWER_TOKENS = 80
 SCENARIOS = ("embed_smoke", "generate_smoke")
@@ -28,8 +28,8 @@ def demo() -> None:
     Example: yard demo
     """
     store = Engines(ARTIFACTS)
-    for recipe in read_recipes(RECIPES):
-        engines.build(store, recipe)
+    for recipe in read_recipes(RECIPES, PROFILE):
+        engines.build(store, store.plan(recipe, PROFILE))
     repository.build(None, PROFILE)
     server = own_server(PROFILE)
     with running(server, PROFILE):

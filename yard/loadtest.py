@@ -8,6 +8,7 @@ import click
 from loadtests.judging.verdict import Verdict
 from loadtests.reports.page import PAGE
 from loadtests.traffic.scenario import load, locate
+from pipeline.recipe import Profile
 from yard.checkout import shown
 from yard.console import say
 from yard.target import Target, aimed, measured, target_options
@@ -17,7 +18,9 @@ from yard.verdict import show
 @click.command()
 @click.argument("scenario", default="embed_smoke")
 @target_options
-def loadtest(scenario: str, url: str | None, metrics_url: str | None, workers: int, runs: Path, profile: str) -> None:
+def loadtest(
+    scenario: str, url: str | None, metrics_url: str | None, workers: int, runs: Path, profile: Profile
+) -> None:
     """Run SCENARIO (a name in loadtests/scenarios, or a TOML file) and judge it by its SLA.
 
     Exit code 0 PASS, 1 FAIL, 3 INCONCLUSIVE.

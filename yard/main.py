@@ -15,6 +15,8 @@ from ensembles.errors import YardError, near_miss
 # Each command is imported when it is called: `yard engines` must not pay for Locust, nor `yard lint` for numpy.
 COMMANDS = {
     "engines": "yard.engines",
+    "convert": "yard.convert",
+    "fit": "yard.fit",
     "repository": "yard.repository",
     "lint": "yard.lint",
     "serve": "yard.serve",

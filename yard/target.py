@@ -14,6 +14,7 @@ from loadtests.reports.page import write_page
 from loadtests.reports.report import judge_run, server_of, write_verdict
 from loadtests.server.side import ServerSide
 from loadtests.traffic.run import run
+from pipeline.recipe import Profile
 from serving.embedded import Ports
 from yard.checkout import RUNS, profile_option
 from yard.console import progress
@@ -58,7 +59,7 @@ def target_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextmanager
-def aimed(url: str | None, metrics_url: str | None, workers: int, profile: str) -> Iterator[Target]:
+def aimed(url: str | None, metrics_url: str | None, workers: int, profile: Profile) -> Iterator[Target]:
     """Give the server at `url`, or one of our own that ends afterwards."""
     if url:
         yield Target(url, metrics_url or default_metrics_url(url), workers)

@@ -2,56 +2,77 @@
 
 Knows nothing of requests, sampling or Triton. What the graph must be is onnxruntime-genai's model builder's form
 (`past_present_share_buffer`): `input_ids` [B, S] and `attention_mask` [B, T] INT64, T the longest row's cached and new
-tokens, maybe `position_ids` [B, S]; `past_key_values.N.key|value` FP32 [B, heads, length, head size] bound to the
-very memory of `present.N.*`, so that nothing is copied; `logits` FP32 [B, 1, V] of each row's last token.
+tokens, maybe `position_ids` [B, S]; `past_key_values.N.key|value` FP32 or FP16 [B, heads, length, head size] bound to
+the very memory of `present.N.*`, so that nothing is copied; `logits` FP32 or FP16 [B, 1, V] of each row's last token.
+Caches lie where the graph runs; ids and logits, which Python works on, are always in this process' memory.
 
 A row is a slot. The graph takes rows 0..n-1 of each buffer as they lie, so the rows that decode must be the first ones.
 """
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
+from kv_cache import CudaRuntime, DeviceCache, HostCache
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
-def open_session(file, threads):
-    """Return an ONNX Runtime session on `threads` threads (0: one a core)."""
+def open_session(file, threads, provider="cpu"):
+    """Return an ONNX Runtime session on `provider`, cpu or cuda, with `threads` threads on the CPU (0: one a core).
+
+    Raises RuntimeError: the provider is not to be had.
+    """
+    if provider not in PROVIDERS:
+        raise RuntimeError(f"provider is '{provider}', which is not one of {', '.join(PROVIDERS)}")
+    if provider == "cuda":
+        if PROVIDERS[provider] not in ort.get_available_providers():
+            raise RuntimeError("provider is cuda, but onnxruntime is installed without it; install onnxruntime-gpu")
+        ort.preload_dlls()  # those that come as Python packages are on no library path
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     # Long enough to bridge the gaps between two operators, short enough to leave the cores to the other steps.
     options.add_session_config_entry("session.intra_op.spin_duration_us", "20")
-    return ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(str(file), options, providers=[PROVIDERS[provider]])
+    if PROVIDERS[provider] not in session.get_providers():
+        # ONNX Runtime goes on with the CPU.
+        raise RuntimeError("provider is cuda, but CUDA does not start; see `nvidia-smi` and the lines above")
+    return session
 
 
 class Decoder:
-    """`slots` rows of at most `length` tokens over the engine in `folder`.
+    """`slots` rows of at most `length` tokens over the engine in `folder`, on `provider`: cpu, or cuda's first GPU.
 
-    `lengths` INT64 [slots] is how many tokens each row has cached. KV memory is touched only where it was written.
+    `lengths` INT64 [slots] is how many tokens each row has cached. KV memory of the CPU is touched only where it was
+    written.
     """
 
-    def __init__(self, folder, slots, length, threads=0):
+    def __init__(self, folder, slots, length, threads=0, provider="cpu"):
         self.slots, self.length = slots, length
         facts = json.loads((Path(folder) / "decoder.json").read_text())
         self.end_ids, self.vocabulary = tuple(facts["end_ids"]), facts["vocab_size"]
-        self._session = open_session(Path(folder) / "model.onnx", threads)
+        self._session = open_session(Path(folder) / "model.onnx", threads, provider)
+        cache = HostCache if provider == "cpu" else partial(DeviceCache, cuda=CudaRuntime())
         inputs = {each.name: each for each in self._session.get_inputs()}
+        outputs = {each.name: each.type for each in self._session.get_outputs()}
         self._wants_positions = "position_ids" in inputs
         self._kv = {
-            # Fresh pages of zeros are not memory yet: the system maps them when they are first written.
-            name: np.zeros((slots, each.shape[1], length, facts["head_size"]), np.float32)
+            name: cache((slots, each.shape[1], length, facts["head_size"]), FLOATS[each.type])
             for name, each in inputs.items()
             if name.startswith("past_key_values.")
         }
-        self._logits = np.empty((slots, 1, self.vocabulary), np.float32)
+        self._logits = np.empty((slots, 1, self.vocabulary), FLOATS[outputs["logits"]])
         self._bindings = {}
         self.lengths = np.zeros(slots, np.int64)
 
     def decode(self, tokens):
         """Append one token to each of the first rows, `tokens` INT64 [n]; return their logits FP32 [n, V].
 
-        The logits are a view that the next call overwrites.
+        The logits may be a view that the next call overwrites.
         """
         return self._run(0, tokens[:, None])
 
@@ -65,9 +86,9 @@ class Decoder:
 
     def move(self, source, target):
         """Copy the tokens of row `source` to row `target`."""
-        length = self.lengths[source]
-        for buffer in self._kv.values():
-            buffer[target, :, :length] = buffer[source, :, :length]
+        length = int(self.lengths[source])
+        for cache in self._kv.values():
+            cache.copy(source, target, length)
         self.lengths[target] = length
 
     def _run(self, first, tokens):
@@ -89,18 +110,17 @@ class Decoder:
             binding.bind_input(name, "cpu", 0, np.int64, value.shape, value.ctypes.data)
         self._session.run_with_iobinding(binding)
         lengths += width
-        return self._logits[first:end, 0]
+        return self._logits[first:end, 0].astype(np.float32, copy=False)
 
     def _binding(self, first, end):
         """The KV rows first..end-1 and their logits, bound once."""
         if (first, end) not in self._bindings:
             binding = self._session.io_binding()
-            for name, buffer in self._kv.items():
-                rows = buffer[first:end]
-                present = name.replace("past_key_values", "present")
-                binding.bind_input(name, "cpu", 0, np.float32, rows.shape, rows.ctypes.data)
-                binding.bind_output(present, "cpu", 0, np.float32, rows.shape, rows.ctypes.data)
+            for name, cache in self._kv.items():
+                rows = cache.at(first, end)
+                binding.bind_input(name, *rows)
+                binding.bind_output(name.replace("past_key_values", "present"), *rows)
             logits = self._logits[first:end]
-            binding.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
+            binding.bind_output("logits", "cpu", 0, logits.dtype.type, logits.shape, logits.ctypes.data)
             self._bindings[first, end] = binding
         return self._bindings[first, end]

@@ -7,6 +7,7 @@ one). The version folder holds the engine: model.onnx, its weights, decoder.json
     max_tokens       tokens that a slot holds, prompt and answer together
     slots            requests that run at once
     max_queue_size   requests that may wait for a slot; one more is refused with UNAVAILABLE
+    provider         cpu (default), or cuda: the first GPU that the process sees, through onnxruntime-gpu
 
 A request with `stop` set ends the one that has the same `stream_context`.
 """
@@ -53,14 +54,15 @@ class TritonPythonModel:
         """Open the engine; raise, so that the model fails to load."""
         config = json.loads(args["model_config"])
         self.name = config["name"]
-        parameters = {key: int(entry["string_value"]) for key, entry in config["parameters"].items()}
+        parameters = {key: entry["string_value"] for key, entry in config["parameters"].items()}
+        slots, max_tokens, max_queue_size = (int(parameters[key]) for key in ("slots", "max_tokens", "max_queue_size"))
         folder = Path(args["model_repository"]) / args["model_version"]
         try:
-            decoder = Decoder(folder, parameters["slots"], parameters["max_tokens"])
+            decoder = Decoder(folder, slots, max_tokens, provider=parameters.get("provider", "cpu"))
         except Exception as error:
             raise pb_utils.TritonModelException(f"{self.name}: {error}") from None
         threading.excepthook = _die
-        self.engine = Engine(decoder, parameters["max_queue_size"], on_end=self._ended, on_error=self._failed)
+        self.engine = Engine(decoder, max_queue_size, on_end=self._ended, on_error=self._failed)
         self.metrics = Metrics(self.name, self.engine)
         self.outbox = Outbox(self.engine.cancel)
         self.streams = {}

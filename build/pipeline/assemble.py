@@ -12,19 +12,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ensembles.embed import EmbedSpec, embed_ensemble
 from ensembles.errors import YardError
-from ensembles.generate import GenerateSpec, generate_ensemble
 from ensembles.model import Ensemble, Model
 from ensembles.pbtxt import HEADER, dump
-from pipeline.embed_plan import EmbedPlan
-from pipeline.engines import GOLDEN, Plan
 from pipeline.exchange import exchange
-from pipeline.onnx_decoder import CHAT, DATA, DECODER
-from pipeline.onnx_encoder import MODEL, TOKENIZER
+from pipeline.plan import GOLDEN, Plan
+from pipeline.recipe import Profile, Recipe
+from pipeline.served import VERSION, ensemble_of
 from pipeline.store import Artefact
 
-VERSION = "1"
+# The backends whose config.pbtxt has the engine's own inputs and outputs.
+SIGNED = ("onnxruntime", "tensorrt")
 ONNX_TYPES = {"INT64": "tensor(int64)", "FP32": "tensor(float)"}
 
 
@@ -32,38 +30,9 @@ class RepositoryError(YardError):
     """A model repository is missing, drifted from its recipes, or cannot be swapped in."""
 
 
-# What each model's version folder holds, by the backend that reads it.
-EMBED_FILES = {"tokenizer": [TOKENIZER], "onnxruntime": [MODEL], "pooler": []}
-GENERATE_FILES = {
-    "tokenizer": [TOKENIZER, CHAT],
-    "onnx_generate": [MODEL, DATA, DECODER],
-    "detokenizer": [TOKENIZER],
-}
-
-
-def ensemble_of(plan: Plan) -> Ensemble:
-    """Return the ensemble that serves the recipe of `plan`."""
-    if isinstance(plan, EmbedPlan):
-        limits, encoder = plan.recipe.limits, plan.encoder
-        return embed_ensemble(
-            EmbedSpec(
-                name=plan.recipe.name,
-                encoder_inputs=encoder.inputs,
-                hidden_size=encoder.hidden_size,
-                pooling=encoder.pooling,
-                normalize=encoder.normalize,
-                max_tokens=limits.max_tokens,
-                max_text_bytes=limits.max_text_bytes,
-                max_batch_size=limits.max_batch_size,
-                max_queue_size=limits.max_queue_size,
-            )
-        )
-    return generate_ensemble(GenerateSpec(name=plan.recipe.name, **plan.recipe.limits.model_dump()))
-
-
-def configs(plans: Sequence[Plan]) -> dict[str, str]:
-    """Return the text of every config.pbtxt by model name."""
-    ensembles = [ensemble_of(plan) for plan in plans]
+def configs(recipes: Sequence[Recipe], profile: Profile) -> dict[str, str]:
+    """Return the text of every config.pbtxt of `recipes` by model name."""
+    ensembles = [ensemble_of(recipe, profile) for recipe in recipes]
     return {model.name: dump(model) for each in ensembles for model in _members(each)}
 
 
@@ -97,10 +66,13 @@ def require_signature(model: Model, artefact: Artefact) -> None:
             )
 
 
-def assemble(repository: Path, built: Sequence[tuple[Plan, Artefact]], keep_others: bool) -> list[str]:
+def assemble(
+    repository: Path, built: Sequence[tuple[Plan, Artefact]], keep_others: bool, unbuilt: Sequence[Ensemble] = ()
+) -> list[str]:
     """Make the repository of the built engines beside `repository` and swap it in; return its model names.
 
-    Models that no recipe generated are carried over untouched; with `keep_others` generated ones are too.
+    Of what is `unbuilt` only config.pbtxt is written, which the server cannot load. Models that no recipe generated are
+    carried over untouched; with `keep_others` generated ones are too.
 
     Raises RepositoryError: an engine does not match its config, or the file system cannot do what is needed.
     """
@@ -112,6 +84,8 @@ def assemble(repository: Path, built: Sequence[tuple[Plan, Artefact]], keep_othe
             fresh.chmod(0o755)
             for plan, artefact in built:
                 _add(fresh, plan, artefact)
+            for ensemble in unbuilt:
+                _describe(fresh, ensemble)
             _carry_over(repository, fresh, keep_others)
             names = sorted(_models(fresh))
             _swap_in(fresh, repository)
@@ -123,19 +97,37 @@ def assemble(repository: Path, built: Sequence[tuple[Plan, Artefact]], keep_othe
 
 
 def _add(tree: Path, plan: Plan, artefact: Artefact) -> None:
-    ensemble = ensemble_of(plan)
-    files = GENERATE_FILES
-    if isinstance(plan, EmbedPlan):
-        files = EMBED_FILES
-        require_signature(ensemble.models[1], artefact)
+    ensemble = ensemble_of(plan.recipe, plan.profile)
+    for model in ensemble.models:
+        if model.backend in SIGNED and "signature" in artefact.facts:
+            require_signature(model, artefact)
+    _describe(tree, ensemble)
     # The golden request lies in the ensemble's version folder, which Triton wants to exist and does not read.
-    holds = {ensemble.name: [GOLDEN], **{model.name: files[model.backend] for model in ensemble.models}}
+    holds = {ensemble.name: [GOLDEN], **{model.name: plan.files[model.backend] for model in ensemble.models}}
+    for name, patterns in holds.items():
+        version = tree / name / VERSION
+        version.mkdir()
+        for pattern in patterns:
+            _take(artefact.folder, pattern, version)
+
+
+def _take(folder: Path, pattern: str, version: Path) -> None:
+    """Link what `pattern` names in an artefact's `folder` into a version folder; a folder is taken whole."""
+    found = sorted(folder.glob(pattern))
+    if not found:
+        raise RepositoryError(f"engine {folder} holds no {pattern}; remove that folder and run `yard engines` again")
+    for source in found:
+        if source.is_dir():
+            shutil.copytree(source, version / source.name, copy_function=_link)
+        else:
+            _link(source, version / source.name)
+
+
+def _describe(tree: Path, ensemble: Ensemble) -> None:
+    """Write the config.pbtxt of the ensemble and of its models."""
     for model in _members(ensemble):
-        version = tree / model.name / VERSION
-        version.mkdir(parents=True)
+        (tree / model.name).mkdir()
         (tree / model.name / "config.pbtxt").write_text(dump(model))
-        for file in holds[model.name]:
-            _link(artefact.folder / file, version / file)
 
 
 def _members(ensemble: Ensemble) -> list[Model | Ensemble]:

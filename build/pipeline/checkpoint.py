@@ -24,6 +24,19 @@ class CheckpointError(YardError):
     """A checkpoint is missing, damaged, or of a kind that no step can read."""
 
 
+def is_here(source: Source) -> bool:
+    """Whether a checkpoint needs no download; one that is missing for another reason is for `locate` to complain of."""
+    if not source.hub:
+        return True
+    from huggingface_hub import try_to_load_from_cache
+
+    revision = cast(str, source.revision)
+    return any(
+        isinstance(try_to_load_from_cache(source.hub, name, revision=revision), str)
+        for name in ("config.json", "model.safetensors.index.json")
+    )
+
+
 def locate(source: Source, base: Path) -> Path:
     """Return the folder of a checkpoint, or its GGUF file; a Hub checkpoint is downloaded first.
 
@@ -39,6 +52,17 @@ def locate(source: Source, base: Path) -> Path:
     if not path.is_dir():
         raise CheckpointError(f"checkpoint {path} is not a folder, nor a {GGUF} file")
     return _one_gguf(path, path.glob(f"*{GGUF}")) or path
+
+
+def described(recipe: Recipe) -> Path:
+    """Return the folder with the small files of a recipe's checkpoint: config.json and what lies beside it.
+
+    A checkpoint that is not on every machine has them committed in a folder beside the recipe, of the recipe's name.
+
+    Raises CheckpointError: it has not, and is not here.
+    """
+    committed = recipe.file.with_suffix("")
+    return committed if committed.is_dir() else locate(recipe.checkpoint, recipe.file.parent)
 
 
 def _one_gguf(holder: object, names: Iterable[Path]) -> Path | None:
@@ -118,10 +142,13 @@ def checkpoint_digest(folder: Path, digests: FileDigests, *, fresh: bool = False
 
 
 def require_pinned(recipe: Recipe, folder: Path, digests: FileDigests, *, fresh: bool = False) -> str:
-    """Return the digest of the recipe's checkpoint.
+    """Return the digest of the recipe's checkpoint; a Hub commit, which names every byte, stands for itself.
 
-    Raises CheckpointError: it is not the one that the recipe pins.
+    Raises CheckpointError: it is not the one that the recipe pins, or not the one that is described beside the recipe.
     """
+    _require_described(recipe, folder)
+    if recipe.checkpoint.digest is None:
+        return "sha256:" + digest({"hub": recipe.checkpoint.hub, "commit": recipe.checkpoint.revision})
     found = checkpoint_digest(folder, digests, fresh=fresh)
     if found != recipe.checkpoint.digest:
         raise CheckpointError(
@@ -129,6 +156,20 @@ def require_pinned(recipe: Recipe, folder: Path, digests: FileDigests, *, fresh:
             f"{recipe.checkpoint.digest}: it was changed or damaged; restore it, or pin the new digest"
         )
     return found
+
+
+def _require_described(recipe: Recipe, folder: Path) -> None:
+    """Raise CheckpointError where the checkpoint's config.json is not what is committed beside the recipe."""
+    committed = recipe.file.with_suffix("")
+    if not committed.is_dir():
+        return
+    said, found = read_json(committed / "config.json"), read_json(folder / "config.json")
+    for key, value in said.items():
+        if found.get(key) != value:
+            raise CheckpointError(
+                f"checkpoint {folder}: its config.json has {key} = {found.get(key)}, {committed / 'config.json'} says "
+                f"{value}; correct the committed one, which the repository's configs are made from"
+            )
 
 
 def require_whole(folder: Path) -> None:

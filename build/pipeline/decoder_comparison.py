@@ -34,14 +34,14 @@ def compare_decoders(engines: Engines, recipe: GenerateRecipe, report: Report) -
 
     An engine that misses its gate is measured too; nothing is published here.
     """
-    plans = [engines.plan(recipe, precision) for precision in GENERATE_PRECISIONS]
+    plans = [engines.plan(recipe, precision=precision) for precision in GENERATE_PRECISIONS]
     with ExitStack() as stack:
         made = [engines.unpublished(plan, stack, report) for plan in plans]
         report("measuring speed")
         speeds = _speeds([folder for folder, _ in made])
         return [
             DecoderRow(
-                precision=plan.precision,
+                precision=plan.label,
                 bytes=sum((folder / name).stat().st_size for name in (MODEL, DATA)),
                 fidelity=Fidelity(**facts["fidelity"]),
                 misses=plan.misses(facts),

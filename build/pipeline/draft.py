@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -12,12 +13,28 @@ from pipeline.checkpoint import GGUF, CheckpointError, checkpoint_digest, locate
 from pipeline.decoder import read_decoder
 from pipeline.encoder import read_encoder
 from pipeline.fingerprint import FileDigests
-from pipeline.recipe import EmbedQuality, GenerateQuality, Source
+from pipeline.recipe import (
+    EMBED_PRECISIONS,
+    GENERATE_PRECISIONS,
+    EmbedQuality,
+    GenerateQuality,
+    Profile,
+    Source,
+)
 
 # The digest is not known before the checkpoint is found.
 UNKNOWN = "sha256:" + "0" * 64
 # What most requests need; more is asked for by hand, since each slot takes the memory of it.
 MAX_TOKENS = 1024
+# The engine of each profile, and what else it may be.
+EMBED_ENGINES: Mapping[Profile, str] = {
+    "cpu": 'engine.cpu.precision = "fp32" # or "int8"',
+    "gpu": 'engine.gpu = { kind = "onnx", precision = "fp16" } # or kind "tensorrt", a plan for each kind of GPU',
+}
+GENERATE_ENGINES: Mapping[Profile, str] = {
+    "cpu": 'engine.cpu.precision = "int8" # or "fp32", "int4"',
+    "gpu": 'engine.gpu = { kind = "tensorrt_llm", dtype = "bfloat16" } # or kind "llmapi", "onnx"',
+}
 
 
 def source_of(checkpoint: str, recipes: Path) -> Source:
@@ -50,15 +67,15 @@ def model_name(checkpoint: str) -> str:
     return re.sub(r"[^a-z0-9_-]+", "_", stem).strip("_-") or "model"
 
 
-def draft(checkpoint: str, recipes: Path, digests: FileDigests) -> str:
-    """Return the text of a recipe for `checkpoint`, its digest filled in.
+def draft(checkpoint: str, recipes: Path, digests: FileDigests, profile: Profile = "cpu") -> str:
+    """Return the text of a recipe for `checkpoint` and `profile`, its digest filled in.
 
     Raises CheckpointError: it is missing, damaged, or of a kind that no step can read.
     """
     source = source_of(checkpoint, recipes)
     folder = locate(source, recipes)
     keys = {key: value for key, value in source.model_dump().items() if value and key != "digest"}
-    kind, task, tables = _generate(folder) if _generates(folder) else _embed(folder)
+    kind, task, tables = _generate(folder, profile) if _generates(folder) else _embed(folder, profile)
     lines = [
         f"# {checkpoint}: {kind}",
         f'task = "{task}"',
@@ -86,20 +103,20 @@ def _generates(folder: Path) -> bool:
     return family in decoder.FAMILIES
 
 
-def _embed(folder: Path) -> tuple[str, str, list[str]]:
+def _embed(folder: Path, profile: Profile) -> tuple[str, str, list[str]]:
     facts = read_encoder(folder)
     require_whole(folder)
     tables = [
-        'engine.cpu.precision = "fp32" # or "int8"',
+        EMBED_ENGINES[profile],
         f"limits.max_tokens = {facts.max_tokens}",
         "limits.max_batch_size = 64",
         "limits.max_queue_size = 1024",
-        *_gates(EmbedQuality()),
+        *_gates(EmbedQuality(), EMBED_PRECISIONS if profile == "cpu" else ("fp32", "fp16")),
     ]
     return f"{facts.family} encoder, embeddings of {facts.hidden_size} numbers", "embed", tables
 
 
-def _generate(folder: Path) -> tuple[str, str, list[str]]:
+def _generate(folder: Path, profile: Profile) -> tuple[str, str, list[str]]:
     if folder.is_file():
         family, context = gguf_checkpoint.require_carried(folder)
     else:
@@ -107,19 +124,21 @@ def _generate(folder: Path) -> tuple[str, str, list[str]]:
         family, context = facts.family, facts.context
         require_whole(folder)
     tables = [
-        'engine.cpu.precision = "int8" # or "fp32", "int4"',
+        GENERATE_ENGINES[profile],
         f"limits.max_tokens = {min(context, MAX_TOKENS)}",
         "limits.slots = 16",
         "limits.max_queue_size = 256",
-        *_gates(GenerateQuality()),
+        *_gates(GenerateQuality(), GENERATE_PRECISIONS if profile == "cpu" else ()),
     ]
     return f"{family} decoder, context of {context} tokens", "generate", tables
 
 
-def _gates(quality: Declared) -> list[str]:
-    """The gate of each precision, a line each."""
+def _gates(quality: Declared, precisions: Sequence[str]) -> list[str]:
+    """The gate of each of `precisions`, a line each."""
     gates: dict[str, dict[str, float]] = quality.model_dump()
     return [
-        f"quality.{precision} = {{ " + ", ".join(f"{limit} = {value}" for limit, value in gate.items()) + " }"
-        for precision, gate in gates.items()
+        f"quality.{precision} = {{ "
+        + ", ".join(f"{limit} = {value}" for limit, value in gates[precision].items())
+        + " }"
+        for precision in precisions
     ]

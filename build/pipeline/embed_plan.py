@@ -1,6 +1,6 @@
 """The plan of an embed recipe: one fused encoder, proved against its checkpoint."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,12 +9,13 @@ from pipeline import onnx_encoder, quality
 from pipeline.checkpoint import CheckpointError, require_whole
 from pipeline.encoder import Encoder, read_encoder
 from pipeline.fingerprint import FileDigests, tool_versions
-from pipeline.onnx_encoder import MODEL
-from pipeline.quality import Parity, QualityError
-from pipeline.recipe import EmbedPrecision, EmbedRecipe
+from pipeline.onnx_encoder import MODEL, TOKENIZER
+from pipeline.quality import Parity
+from pipeline.recipe import EmbedPrecision, EmbedRecipe, Profile
 from pipeline.store import Report, Step
 
 STEP = "onnx_encoder"
+FILES: Mapping[str, Sequence[str]] = {"tokenizer": [TOKENIZER], "onnxruntime": [MODEL], "pooler": []}
 # What the step's result depends on besides its inputs: its own code and the parity texts.
 SOURCES = ("onnx_encoder.py", "quality.py", "texts/parity.txt")
 
@@ -24,6 +25,7 @@ class EmbedPlan:
     """One encoder to build: where its checkpoint lies, what it is, and the step that makes it."""
 
     recipe: EmbedRecipe
+    profile: Profile
     folder: Path
     encoder: Encoder
     step: Step
@@ -34,6 +36,16 @@ class EmbedPlan:
         precision: EmbedPrecision = self.step.covers["precision"]
         return precision
 
+    @property
+    def label(self) -> str:
+        """The precision."""
+        return self.precision
+
+    @property
+    def files(self) -> Mapping[str, Sequence[str]]:
+        """What each backend's version folder holds."""
+        return FILES
+
     def make(self, out: Path, report: Report) -> tuple[dict[str, Any], dict[str, Any]]:
         """Write engine and tokenizer into `out`; return what was measured, and the golden request.
 
@@ -41,7 +53,7 @@ class EmbedPlan:
         """
         require_whole(self.folder)
         reference = onnx_encoder.load_reference(self.folder)
-        onnx_encoder.export(reference, self.encoder, self.precision, out, report)
+        onnx_encoder.export(reference, self.encoder, self.precision, out, report, fused=self.step.covers["fused"])
         onnx_encoder.save_tokenizer(self.folder, out)
         report("proving it against the checkpoint")
         session = onnx_encoder.open_session(out / MODEL)
@@ -54,19 +66,20 @@ class EmbedPlan:
         """Return each limit of the plan's gate that the measured `facts` miss."""
         return quality.misses(Parity(**facts["parity"]), getattr(self.recipe.quality, self.precision))
 
-    def require_gate(self, facts: Mapping[str, Any]) -> None:
-        """Raise QualityError when the measured `facts` miss the gate, and say by how much."""
-        if missed := self.misses(facts):
-            raise QualityError(
-                f"engine {self.recipe.name} {self.precision} misses its gate on {facts['parity']['texts']} texts: "
-                f"{'; '.join(missed)}. It was not published"
-            )
-
 
 def plan_embed(
-    recipe: EmbedRecipe, precision: EmbedPrecision, folder: Path, pinned: str, digests: FileDigests
+    recipe: EmbedRecipe,
+    profile: Profile,
+    precision: EmbedPrecision,
+    folder: Path,
+    pinned: str,
+    digests: FileDigests,
+    *,
+    fused: bool = True,
 ) -> EmbedPlan:
     """Say what the encoder of `recipe` needs; `pinned` is the digest of the checkpoint in `folder`.
+
+    A graph that is `fused` has operators that ONNX Runtime's own providers know and TensorRT does not.
 
     Raises CheckpointError: it is of a kind no step can read, or has fewer positions than the recipe promises.
     """
@@ -80,10 +93,11 @@ def plan_embed(
     covers = {
         "checkpoint": pinned,
         "precision": precision,
+        "fused": fused,
         "gate": getattr(recipe.quality, precision).model_dump(),
         "max_tokens": recipe.limits.max_tokens,
         "opset": onnx_encoder.OPSET,
         "tools": tool_versions(onnx_encoder.TOOLS),
         "sources": {name: digests.of(here / name) for name in SOURCES},
     }
-    return EmbedPlan(recipe, folder, encoder, Step(STEP, recipe.name, covers))
+    return EmbedPlan(recipe, profile, folder, encoder, Step(STEP, recipe.name, covers))

@@ -34,14 +34,14 @@ def compare_encoders(engines: Engines, recipe: EmbedRecipe, report: Report) -> l
 
     An engine that misses its gate is measured too; nothing is published here.
     """
-    plans = [engines.plan(recipe, precision) for precision in EMBED_PRECISIONS]
+    plans = [engines.plan(recipe, precision=precision) for precision in EMBED_PRECISIONS]
     with ExitStack() as stack:
         made = [engines.unpublished(plan, stack, report) for plan in plans]
         report("measuring speed")
         speeds = _speeds([folder for folder, _ in made], recipe.limits.max_tokens)
         return [
             EncoderRow(
-                precision=plan.precision,
+                precision=plan.label,
                 bytes=(folder / MODEL).stat().st_size,
                 parity=Parity(**facts["parity"]),
                 misses=plan.misses(facts),

@@ -1,26 +1,29 @@
 """The plan of a generate recipe: one decoder, proved against its checkpoint, from a folder or through a GGUF file."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ensembles.generate import Provider
 from pipeline import fidelity, gguf_checkpoint, onnx_decoder
 from pipeline.checkpoint import CheckpointError, require_whole
 from pipeline.decoder import Decoder, read_decoder
 from pipeline.fidelity import Fidelity
 from pipeline.fingerprint import FileDigests, tool_versions
-from pipeline.onnx_encoder import MODEL
-from pipeline.quality import QualityError
-from pipeline.recipe import GeneratePrecision, GenerateRecipe
+from pipeline.onnx_decoder import CHAT, DATA, DECODER
+from pipeline.onnx_encoder import MODEL, TOKENIZER
+from pipeline.recipe import GeneratePrecision, GenerateRecipe, Profile
 from pipeline.store import Report, Step, Store
 
 STEP = "onnx_decoder"
+# Where the graph is to run.
+PROVIDERS: Mapping[Profile, Provider] = {"cpu": "cpu", "gpu": "cuda"}
+FILES = {"tokenizer": [TOKENIZER, CHAT], "onnx_generate": [MODEL, DATA, DECODER], "detokenizer": [TOKENIZER]}
 # The golden request must be no accident.
 MIN_GOLDEN_TOKENS = 4
 # What the steps' results depend on besides their inputs: their own code and the shipped texts.
 SOURCES = ("onnx_decoder.py", "greedy.py", "fidelity.py", "texts/prose.txt", "texts/prompts.txt")
-GGUF_SOURCES = ("gguf_checkpoint.py",)
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class GeneratePlan:
     """
 
     recipe: GenerateRecipe
+    profile: Profile
     folder: Path
     conversion: Step | None
     step: Step
@@ -42,19 +46,29 @@ class GeneratePlan:
         precision: GeneratePrecision = self.step.covers["precision"]
         return precision
 
+    @property
+    def label(self) -> str:
+        """The precision."""
+        return self.precision
+
+    @property
+    def files(self) -> Mapping[str, Sequence[str]]:
+        """What each backend's version folder holds."""
+        return FILES
+
     def make(self, out: Path, report: Report) -> tuple[dict[str, Any], dict[str, Any]]:
         """Write engine, tokenizer and facts into `out`; return what was measured, and the golden request.
 
         Raises CheckpointError: the checkpoint is damaged, or of a kind that no step can build. BuilderError: the
         graph could not be built.
         """
-        folder = self._converted(report)
+        folder = gguf_checkpoint.converted(self.folder, self.conversion, self.store, report)
         decoder = read_decoder(folder)
         require_context(self.recipe, decoder)
         require_whole(folder)
         facts = onnx_decoder.save_facts(folder, decoder.context, out)
         report(f"building the graph in {self.precision}")
-        onnx_decoder.build(folder, self.precision, out)
+        onnx_decoder.build(folder, self.precision, out, provider=PROVIDERS[self.profile])
         signature = onnx_decoder.require_graph(out / MODEL, facts["vocab_size"])
         report("asking the checkpoint")
         reference = fidelity.load_reference(folder)
@@ -63,20 +77,6 @@ class GeneratePlan:
         measured = fidelity.measure(reference, folder, out, known, decoder.context)
         golden = fidelity.golden(out, known, facts, self.recipe.limits.max_tokens)
         return {"fidelity": asdict(measured), "golden_tokens": golden["max_tokens"], "signature": signature}, golden
-
-    def _converted(self, report: Report) -> Path:
-        """The checkpoint as a folder in Hugging Face layout; a GGUF file is converted when it is not yet."""
-        if self.conversion is None:
-            return self.folder
-
-        def convert(out: Path) -> dict[str, Any]:
-            report("reading the GGUF file")
-            gguf_checkpoint.require_carried(self.folder)
-            report("converting the GGUF file")
-            gguf_checkpoint.convert(self.folder, out)
-            return {}
-
-        return self.store.build(self.conversion, convert).folder
 
     def misses(self, facts: Mapping[str, Any]) -> list[str]:
         """Return each limit of the plan's gate that the measured `facts` miss."""
@@ -87,13 +87,6 @@ class GeneratePlan:
                 "for a golden request (a larger limits.max_tokens admits longer prompts)"
             )
         return found
-
-    def require_gate(self, facts: Mapping[str, Any]) -> None:
-        """Raise QualityError when the measured `facts` miss the gate, and say by how much."""
-        if missed := self.misses(facts):
-            raise QualityError(
-                f"engine {self.recipe.name} {self.precision} misses its gate: {'; '.join(missed)}. It was not published"
-            )
 
 
 def require_context(recipe: GenerateRecipe, decoder: Decoder) -> None:
@@ -107,6 +100,7 @@ def require_context(recipe: GenerateRecipe, decoder: Decoder) -> None:
 
 def plan_generate(
     recipe: GenerateRecipe,
+    profile: Profile,
     precision: GeneratePrecision,
     folder: Path,
     pinned: str,
@@ -122,18 +116,16 @@ def plan_generate(
     covers: dict[str, Any] = {
         "checkpoint": pinned,
         "precision": precision,
+        "provider": PROVIDERS[profile],
         "gate": getattr(recipe.quality, precision).model_dump(),
         "max_tokens": recipe.limits.max_tokens,
         "options": onnx_decoder.OPTIONS,
         "tools": tool_versions(onnx_decoder.TOOLS),
         "sources": {name: digests.of(here / name) for name in SOURCES},
     }
-    conversion = None
-    if folder.is_file():
-        tools = tool_versions(gguf_checkpoint.TOOLS)
-        sources = {name: digests.of(here / name) for name in GGUF_SOURCES}
-        conversion = Step(gguf_checkpoint.STEP, recipe.name, {"checkpoint": pinned, "tools": tools, "sources": sources})
-        covers["conversion"] = {"tools": tools, "sources": sources}
+    conversion = gguf_checkpoint.plan_conversion(folder, recipe.name, pinned, digests)
+    if conversion:
+        covers["conversion"] = conversion.covers
     else:
         require_context(recipe, read_decoder(folder))
-    return GeneratePlan(recipe, folder, conversion, Step(STEP, recipe.name, covers), store)
+    return GeneratePlan(recipe, profile, folder, conversion, Step(STEP, recipe.name, covers), store)

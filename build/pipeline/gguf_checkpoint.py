@@ -10,6 +10,8 @@ from typing import Any
 
 from pipeline.checkpoint import CheckpointError
 from pipeline.decoder import require_family
+from pipeline.fingerprint import FileDigests, tool_versions
+from pipeline.store import Report, Step, Store
 
 STEP = "gguf_checkpoint"
 TOOLS = ("torch", "transformers", "gguf", "tokenizers", "safetensors")
@@ -44,6 +46,32 @@ def _value(reader: Any, key: str) -> Any:
     if field is None:
         raise KeyError(key)
     return field.contents()
+
+
+def plan_conversion(folder: Path, model: str, pinned: str, digests: FileDigests) -> Step | None:
+    """Return the step that makes a folder of `folder`, whose digest is `pinned`; None where it is one already."""
+    if not folder.is_file():
+        return None
+    covers = {"checkpoint": pinned, "tools": tool_versions(TOOLS), "source": digests.of(Path(__file__))}
+    return Step(STEP, model, covers)
+
+
+def converted(folder: Path, conversion: Step | None, store: Store, report: Report) -> Path:
+    """Return the checkpoint as a folder in Hugging Face layout; a GGUF file is converted when it is not yet.
+
+    Raises CheckpointError: it cannot be.
+    """
+    if conversion is None:
+        return folder
+
+    def make(out: Path) -> dict[str, Any]:
+        report("reading the GGUF file")
+        require_carried(folder)
+        report("converting the GGUF file")
+        convert(folder, out)
+        return {}
+
+    return store.build(conversion, make).folder
 
 
 def convert(file: Path, out: Path) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.onnx_decoder import DECODER
+from pipeline.onnx_decoder import DECODER, FLOATS
 from pipeline.onnx_encoder import MODEL, open_session
 
 if TYPE_CHECKING:
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class GreedyDecoder:
     """`rows` rows of at most `length` tokens over the engine in `folder`.
 
-    Key-value buffers FP32 [rows, heads, length, head size] are past and present at once. All rows are equally long,
-    so one number says what each has cached.
+    Key-value buffers [rows, heads, length, head size], FP32 or FP16 as the engine has them, are past and present at
+    once. All rows are equally long, so one number says what each has cached.
     """
 
     def __init__(self, folder: Path, rows: int, length: int):
@@ -27,24 +27,26 @@ class GreedyDecoder:
         self.rows, self.length = rows, length
         self._session = open_session(folder / MODEL)
         inputs = {each.name: each for each in self._session.get_inputs()}
+        kinds = {each.name: each.type for each in self._session.get_outputs()}
         self._positions = "position_ids" in inputs
-        self._logits = np.empty((rows, 1, facts["vocab_size"]), np.float32)
+        self._logits = np.empty((rows, 1, facts["vocab_size"]), FLOATS[kinds["logits"]])
         self._binding = self._session.io_binding()
         self._buffers = {
-            name: np.zeros((rows, each.shape[1], length, facts["head_size"]), np.float32)
+            name: np.zeros((rows, each.shape[1], length, facts["head_size"]), FLOATS[each.type])
             for name, each in inputs.items()
             if name.startswith("past_key_values.")
         }
         for name, buffer in self._buffers.items():
-            at = ("cpu", 0, np.float32, buffer.shape, buffer.ctypes.data)
+            at = ("cpu", 0, buffer.dtype.type, buffer.shape, buffer.ctypes.data)
             self._binding.bind_input(name, *at)
             self._binding.bind_output(name.replace("past_key_values", "present"), *at)
-        self._binding.bind_output("logits", "cpu", 0, np.float32, self._logits.shape, self._logits.ctypes.data)
+        logits = self._logits
+        self._binding.bind_output("logits", "cpu", 0, logits.dtype.type, logits.shape, logits.ctypes.data)
 
     def feed(self, ids: "NDArray[np.int64]", cached: int) -> "NDArray[np.float32]":
         """Run `ids` INT64 [rows, s] behind `cached` tokens; return the last position's logits FP32 [rows, V].
 
-        The result is a view that the next call overwrites.
+        The result may be a view that the next call overwrites.
         """
         import numpy as np
 
@@ -58,7 +60,7 @@ class GreedyDecoder:
         for name, value in feeds.items():
             self._binding.bind_input(name, "cpu", 0, np.int64, value.shape, value.ctypes.data)
         self._session.run_with_iobinding(self._binding)
-        logits: NDArray[np.float32] = self._logits[:, 0]
+        logits: NDArray[np.float32] = self._logits[:, 0].astype(np.float32, copy=False)
         return logits
 
     def teacher_forced(self, texts: Sequence[Sequence[int]]) -> Iterator["NDArray[np.float32]"]:

@@ -2,8 +2,11 @@
 
 onnxruntime-genai's model builder writes it; it alone gives fused GroupQueryAttention whose past and present may be the
 same memory. The graph: `input_ids` [B, S] and `attention_mask` [B, T] INT64, T the cached and new tokens of the
-longest row, maybe `position_ids` [B, S]; `past_key_values.N.key|value` and `present.N.key|value` FP32
-[B, heads, length, head size]; `logits` FP32 [B, 1, vocabulary] of each row's last token. Weights lie beside it.
+longest row, maybe `position_ids` [B, S]; `past_key_values.N.key|value` and `present.N.key|value` FP32 or FP16
+[B, heads, length, head size]; `logits` FP32 or FP16 [B, 1, vocabulary] of each row's last token. Weights lie beside it.
+
+A graph for the CUDA provider, which has GroupQueryAttention in FP16 alone, is written and proved without a GPU: the CPU
+provider runs it too.
 """
 
 import json
@@ -17,6 +20,7 @@ from subprocess import PIPE, STDOUT
 from typing import Any
 
 from ensembles.errors import YardError
+from ensembles.generate import Provider
 from pipeline.checkpoint import CheckpointError
 from pipeline.onnx_encoder import MODEL, TOKENIZER, signature
 from pipeline.recipe import GeneratePrecision
@@ -25,8 +29,11 @@ DATA = "model.onnx.data"
 DECODER = "decoder.json"
 CHAT = "chat.json"
 TOOLS = ("torch", "transformers", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-genai", "tokenizers")
-# Blocks of 64 weights a scale are as exact as 32 and faster; only the last position's logits are ever wanted.
-OPTIONS = {"block_size": "64", "prune_lm_head": "true", "hf_token": "false"}
+# Blocks of 64 weights a scale are as exact as 32 and faster; only the last position's logits are ever wanted. Norms of
+# queries and keys stay operators of their own, for inside attention the CPU provider does not have them.
+OPTIONS = {"block_size": "64", "prune_lm_head": "true", "hf_token": "false", "fuse_qk_norm_gqa": "false"}
+# What caches and logits may be: ONNX's names, and numpy's.
+FLOATS = {"tensor(float)": "float32", "tensor(float16)": "float16"}
 INPUTS = {"input_ids": "tensor(int64)", "attention_mask": "tensor(int64)", "position_ids": "tensor(int64)"}
 LAST_LINES = 5
 
@@ -35,14 +42,14 @@ class BuilderError(YardError):
     """onnxruntime-genai's model builder failed, or wrote a graph that cannot be served."""
 
 
-def build(folder: Path, precision: GeneratePrecision, out: Path) -> None:
-    """Write the engine of the checkpoint in `folder` into `out` as model.onnx and model.onnx.data.
+def build(folder: Path, precision: GeneratePrecision, out: Path, provider: Provider = "cpu") -> None:
+    """Write the engine of the checkpoint in `folder` for `provider` into `out` as model.onnx and model.onnx.data.
 
     Raises BuilderError: the builder failed, with its last lines.
     """
     with tempfile.TemporaryDirectory(dir=out) as work:
         command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "--input", str(folder), "--output", work]
-        command += ["--precision", precision, "--execution_provider", "cpu", "--cache_dir", f"{work}/cache"]
+        command += ["--precision", precision, "--execution_provider", provider, "--cache_dir", f"{work}/cache"]
         command += ["--extra_options", *(f"{key}={value}" for key, value in OPTIONS.items())]
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
         done = subprocess.run(
@@ -79,15 +86,15 @@ def _differences(inputs: dict[str, Any], outputs: dict[str, Any], vocabulary: in
             yield f"it has no input {name}"
     for name, (kind, shape) in inputs.items():
         if name in past:
-            if kind != "tensor(float)" or len(shape) != 4 or shape[1] < 1:
-                yield f"its input {name} is {kind} {shape}, not tensor(float) [-1, heads, -1, -1]"
+            if kind not in FLOATS or len(shape) != 4 or shape[1] < 1:
+                yield f"its input {name} is {kind} {shape}, not {' or '.join(FLOATS)} [-1, heads, -1, -1]"
             if outputs.get(present := name.replace("past_key_values", "present")) != [kind, shape]:
                 yield f"its output {present} is {outputs.get(present, 'missing')}, not {[kind, shape]}"
         elif kind != INPUTS.get(name):
             yield f"its input {name} of type {kind} is not known"
-    logits = ["tensor(float)", [-1, 1, vocabulary]]
-    if outputs.get("logits") != logits:
-        yield f"its output logits is {outputs.get('logits', 'missing')}, not {logits}"
+    wanted = [[kind, [-1, 1, vocabulary]] for kind in FLOATS]
+    if outputs.get("logits") not in wanted:
+        yield f"its output logits is {outputs.get('logits', 'missing')}, not {' or '.join(map(str, wanted))}"
 
 
 def save_facts(folder: Path, context: int, out: Path) -> dict[str, Any]:

@@ -1,8 +1,9 @@
-"""The engine kind `onnx encoder`: a Hugging Face encoder as one fused ONNX graph, fp32 or int8.
+"""The engine kind `onnx encoder`: a Hugging Face encoder as one ONNX graph, fp32, fp16 or int8.
 
-The graph takes int64 [batch, sequence] inputs and gives `last_hidden_state`, float32 [batch, sequence, hidden].
-Pooling stays outside: inside the graph it breaks the last layer's fusion. Only the legacy exporter with eager
-attention fuses fully (Attention, EmbedLayerNormalization, SkipLayerNormalization, BiasGelu).
+The graph takes int64 [batch, sequence] inputs and gives `last_hidden_state`, float32 [batch, sequence, hidden], also
+when it computes in float16. Pooling stays outside: inside the graph it breaks the last layer's fusion. Only the legacy
+exporter with eager attention fuses fully (Attention, EmbedLayerNormalization, SkipLayerNormalization, BiasGelu). Those
+operators are ONNX Runtime's own: TensorRT takes the graph without them.
 """
 
 import logging
@@ -41,18 +42,30 @@ def load_reference(folder: Path) -> "nn.Module":
     return model.eval()
 
 
-def export(reference: "nn.Module", encoder: Encoder, precision: EmbedPrecision, out: Path, report: Report) -> None:
-    """Write the engine of `reference` into the folder `out` as model.onnx."""
+def export(
+    reference: "nn.Module",
+    encoder: Encoder,
+    precision: EmbedPrecision,
+    out: Path,
+    report: Report,
+    fused: bool = True,
+) -> None:
+    """Write the engine of `reference` into the folder `out` as model.onnx.
+
+    Unless `fused`, it has operators of the ONNX standard alone, for TensorRT.
+    """
     with _quiet():
         report("exporting to ONNX")
-        traced = out / "traced.onnx"
-        _trace(reference, encoder, traced)
-        report("fusing the graph")
-        _fuse(traced, encoder, out / MODEL)
-        traced.unlink()
+        _trace(reference, encoder, out / MODEL)
+        if fused:
+            report("fusing the graph")
+            _fuse(out / MODEL, encoder)
         if precision == "int8":
             report("quantising to int8")
             _quantize(out / MODEL)
+        elif precision == "fp16":
+            report("converting to fp16")
+            _halve(out / MODEL)
 
 
 @contextmanager
@@ -99,11 +112,11 @@ def _trace(reference: "nn.Module", encoder: Encoder, file: Path) -> None:
         )
 
 
-def _fuse(traced: Path, encoder: Encoder, file: Path) -> None:
+def _fuse(file: Path, encoder: Encoder) -> None:
     from onnxruntime.transformers import optimizer
 
     fused = optimizer.optimize_model(
-        str(traced), model_type="bert", num_heads=encoder.heads, hidden_size=encoder.hidden_size, opt_level=1
+        str(file), model_type="bert", num_heads=encoder.heads, hidden_size=encoder.hidden_size, opt_level=1
     )
     # The legacy exporter may lose the static width of the output, which config.pbtxt promises.
     (output,) = fused.model.graph.output
@@ -128,6 +141,14 @@ def _quantize(file: Path) -> None:
         extra_options={"DefaultTensorType": TensorProto.FLOAT, "MatMulConstBOnly": True},
     )
     floating.unlink()
+
+
+def _halve(file: Path) -> None:
+    import onnx
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    # Types in the graph, not hints beside it: TensorRT 11 takes nothing else, and the proof on the CPU holds for them.
+    onnx.save(convert_float_to_float16(onnx.load(file), keep_io_types=True), file)
 
 
 def save_tokenizer(folder: Path, out: Path) -> None:

@@ -8,18 +8,26 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar
 
 from pydantic import Field, model_validator
 
 from ensembles.declaration import DeclarationError, Declared, read
 from ensembles.errors import near_miss
+from pipeline.gpu_engines import EmbedGpuEngine, GenerateGpuEngine
 
-EmbedPrecision = Literal["fp32", "int8"]
-GeneratePrecision = Literal["fp32", "int8", "int4"]
+EmbedPrecision = Literal["fp32", "fp16", "int8"]
+GeneratePrecision = Literal["fp32", "fp16", "int8", "int4"]
 Precision: TypeAlias = EmbedPrecision | GeneratePrecision
+
+# What --compare holds side by side.
 EMBED_PRECISIONS: tuple[EmbedPrecision, ...] = ("fp32", "int8")
 GENERATE_PRECISIONS: tuple[GeneratePrecision, ...] = ("fp32", "int8", "int4")
+
+Profile = Literal["cpu", "gpu"]
+PROFILES: tuple[Profile, ...] = ("cpu", "gpu")
+
+COMMIT = r"[0-9a-f]{40}"
 
 # Hub names and versions keep their dots; Triton takes a model name as a folder name.
 MODEL_NAME = r"[a-z0-9][a-z0-9_.-]*"
@@ -35,8 +43,8 @@ class Source(Declared):
     hub: Annotated[str, Field(min_length=1)] | None = None
     """A Hugging Face Hub id, with `revision`."""
     revision: Annotated[str, Field(min_length=1)] | None = None
-    digest: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
-    """What the checkpoint's files must hash to; `yard init` fills it in."""
+    digest: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")] | None = None
+    """What the checkpoint's files must hash to; `yard init` fills it in. A Hub commit pins its files by itself."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -45,22 +53,38 @@ class Source(Declared):
             raise ValueError(f"give exactly one of package, path and hub, not {' and '.join(given) or 'none'}")
         if bool(self.hub) != bool(self.revision):
             raise ValueError("hub and revision go together: a branch moves, a revision does not")
+        if not (self.digest or re.fullmatch(COMMIT, self.revision or "")):
+            raise ValueError("digest is missing: only a Hub revision that is a commit of 40 hex digits does without")
         return self
 
     def __str__(self) -> str:
         return self.package or self.path or f"{self.hub}@{self.revision}"
 
 
-class EmbedEngine(Declared):
-    """How the encoder of one profile is built."""
+Engines = TypeVar("Engines", bound=Declared)
 
-    precision: EmbedPrecision = "fp32"
+
+def _require_profile(engines: Engines) -> Engines:
+    if not any(getattr(engines, profile) for profile in PROFILES):
+        raise ValueError(f"give an engine for {' or '.join(PROFILES)}")
+    return engines
+
+
+class EmbedEngine(Declared):
+    """How the encoder of the profile `cpu` is built."""
+
+    precision: Literal["fp32", "int8"] = "fp32"
 
 
 class EmbedEngines(Declared):
-    """The encoder of each profile."""
+    """The encoder of each profile that the recipe is for."""
 
-    cpu: EmbedEngine = EmbedEngine()
+    cpu: EmbedEngine | None = None
+    gpu: EmbedGpuEngine | None = None
+
+    @model_validator(mode="after")
+    def _some_profile(self) -> Self:
+        return _require_profile(self)
 
 
 class EmbedLimits(Declared):
@@ -87,6 +111,7 @@ class EmbedQuality(Declared):
     """The gate of each precision."""
 
     fp32: EmbedGate = EmbedGate(max_abs_difference=1e-4, min_cosine=0.9999, mean_cosine=0.9999)
+    fp16: EmbedGate = EmbedGate(max_abs_difference=0.1, min_cosine=0.999, mean_cosine=0.9999)
     int8: EmbedGate = EmbedGate(max_abs_difference=2.0, min_cosine=0.93, mean_cosine=0.985)
 
 
@@ -95,21 +120,26 @@ class EmbedDeclaration(Declared):
 
     task: Literal["embed"]
     checkpoint: Source
-    engine: EmbedEngines = EmbedEngines()
+    engine: EmbedEngines = EmbedEngines(cpu=EmbedEngine())
     limits: EmbedLimits
     quality: EmbedQuality = EmbedQuality()
 
 
 class GenerateEngine(Declared):
-    """How the decoder of one profile is built."""
+    """How the decoder of the profile `cpu` is built."""
 
-    precision: GeneratePrecision = "int8"
+    precision: Literal["fp32", "int8", "int4"] = "int8"
 
 
 class GenerateEngines(Declared):
-    """The decoder of each profile."""
+    """The decoder of each profile that the recipe is for."""
 
-    cpu: GenerateEngine = GenerateEngine()
+    cpu: GenerateEngine | None = None
+    gpu: GenerateGpuEngine | None = None
+
+    @model_validator(mode="after")
+    def _some_profile(self) -> Self:
+        return _require_profile(self)
 
 
 class GenerateLimits(Declared):
@@ -140,6 +170,7 @@ class GenerateQuality(Declared):
     fp32: GenerateGate = GenerateGate(
         max_perplexity_increase=0.001, min_greedy_agreement=0.995, max_logit_difference=0.01
     )
+    fp16: GenerateGate = GenerateGate(max_perplexity_increase=0.01, min_greedy_agreement=0.98, max_logit_difference=0.5)
     int8: GenerateGate = GenerateGate(max_perplexity_increase=0.03, min_greedy_agreement=0.93, max_logit_difference=8.0)
     int4: GenerateGate = GenerateGate(
         max_perplexity_increase=0.05, min_greedy_agreement=0.85, max_logit_difference=16.0
@@ -151,7 +182,7 @@ class GenerateDeclaration(Declared):
 
     task: Literal["generate"]
     checkpoint: Source
-    engine: GenerateEngines = GenerateEngines()
+    engine: GenerateEngines = GenerateEngines(cpu=GenerateEngine())
     limits: GenerateLimits
     quality: GenerateQuality = GenerateQuality()
 
@@ -229,16 +260,23 @@ def read_recipe(file: Path) -> Recipe:
     return recipe(file, file.stem, **tables)
 
 
-def read_recipes(folder: Path, name: str | None = None) -> list[Recipe]:
-    """Read the recipe `name` from `folder`, or all of them, by name.
+def read_recipes(folder: Path, profile: Profile, name: str | None = None) -> list[Recipe]:
+    """Read the recipe `name` from `folder`, or all that have an engine for `profile`, by name.
 
-    Raises DeclarationError: a recipe is broken, `name` is unknown, or there is none at all.
+    Raises DeclarationError: a recipe is broken, `name` is unknown or not for `profile`, or there is none at all.
     """
     files = {file.stem: file for file in sorted(folder.glob("*.toml"))}
     if not files:
         raise DeclarationError(f"{folder} holds no recipe; `yard init CHECKPOINT` writes one")
-    if name is None:
-        return [read_recipe(file) for file in files.values()]
-    if name not in files:
+    if name is not None and name not in files:
         raise DeclarationError(f"model '{name}' has no recipe in {folder}{near_miss(name, files)}")
-    return [read_recipe(files[name])]
+    chosen = files.values() if name is None else [files[name]]
+    recipes = [recipe for recipe in map(read_recipe, chosen) if getattr(recipe.engine, profile)]
+    if name is not None and not recipes:
+        raise DeclarationError(
+            f"{files[name]} declares no engine for the profile '{profile}'; add engine.{profile}, or choose another "
+            "--profile"
+        )
+    if not recipes:
+        raise DeclarationError(f"no recipe in {folder} declares an engine for the profile '{profile}'")
+    return recipes
