@@ -50,7 +50,7 @@ test: check ## check, and everything against the real tritonserver
 
 test-gpu: $(READY) ## what needs an NVIDIA GPU; without one it says that it was skipped
 	@if command -v nvidia-smi >/dev/null; then $(BIN)/python -m pip install -q --target .artifacts/onnxruntime-gpu --constraint constraints.txt "onnxruntime-gpu[cuda,cudnn]==1.31.1"; fi
-	@PYTHONPATH=.artifacts/onnxruntime-gpu $(BIN)/pytest -q -m gpu tests/gpu
+	@PYTHONPATH=.artifacts/onnxruntime-gpu $(BIN)/pytest -q -m gpu tests/gpu || [ $$? -eq 5 ] # 5: all was skipped
 
 bench: $(READY) ## the figures, as ratios in one run -> bench/results.json (TASK=generate)
 	@$(BIN)/python bootstrap.py --extra bench

@@ -234,6 +234,8 @@ class OpenLoop(locust.User):  # type: ignore[misc] # locust comes without types
         else:
             deltas = [self._client.chat(messages, **options)]
         for delta in deltas:
+            if delta.num_input_tokens is None or delta.num_output_tokens is None:
+                raise WrongLength(f"model '{request.model}' counts no tokens, and without them it cannot be judged")
             flight.deltas.append((self._now(), delta.num_output_tokens))
             flight.tokens_in = delta.num_input_tokens
         received = flight.deltas[-1][1] if flight.deltas else 0

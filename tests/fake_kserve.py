@@ -68,6 +68,7 @@ class Server:
         self.answer: Answer = lambda texts, parameters: None
         self.write: Callable[[dict], Iterator[Said]] = lambda inputs: iter([said("hello", "stop")])
         self.generations: list[dict] = []
+        self.ids: list[str] = []
         self.cancelled = threading.Event()
 
     def embed(self, texts: list[bytes], parameters: dict) -> bytes:
@@ -75,7 +76,8 @@ class Server:
         self.answer(texts, parameters)
         return np.array([embedding_of(text) for text in texts], np.float32).tobytes()
 
-    def generate(self, inputs: dict) -> Iterator[Said]:
+    def generate(self, id: str, inputs: dict) -> Iterator[Said]:
+        self.ids.append(id)
         self.generations.append(inputs)
         return self.write(inputs)
 
@@ -118,7 +120,7 @@ class _Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
         over = threading.Event()
         context.add_callback(lambda: over.is_set() or self.server.cancelled.set())
         try:
-            for answer in self.server.generate(dict(map(row_of, request.inputs))):
+            for answer in self.server.generate(request.id, dict(map(row_of, request.inputs))):
                 yield stream_response(answer)
         except Fault as fault:
             over.set()
@@ -218,12 +220,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def generate(self, row: dict) -> None:
         """Answer as Triton 2.51 does: the code is the first answer's, and 400 for whatever went wrong."""
+        id = row.pop("id")
         inputs = {name: value if isinstance(value, list) else [value] for name, value in row.items()}
         assert self.path == f"/v2/models/minilm/{'generate_stream' if 'stream' in inputs else 'generate'}"
         events = b"data: %s\n\n" if "stream" in inputs else b"%s"
         begun = False
         try:
-            for answer in self.tolerant(inputs):
+            for answer in self.tolerant(id, inputs):
                 if not begun:
                     self.begin(400 if "error" in answer else 200)
                 begun = True
@@ -237,9 +240,9 @@ class _Handler(BaseHTTPRequestHandler):
         except OSError:
             self.fake.cancelled.set()
 
-    def tolerant(self, inputs: dict) -> Iterator[dict]:
+    def tolerant(self, id: str, inputs: dict) -> Iterator[dict]:
         try:
-            for answer in self.fake.generate(inputs):
+            for answer in self.fake.generate(id, inputs):
                 # The engine's heartbeats end in the detokenizer where nothing is streamed.
                 if "stream" in inputs or answer["finish_reason"]:
                     yield answer

@@ -79,6 +79,12 @@ def test_arguments_become_inputs(client, fake, options, inputs):
     assert fake.generations == [asked, {**asked, "stream": [True]}]
 
 
+def test_each_generation_has_an_id_of_its_own(client, fake):
+    client.generate("a")
+    assert list(client.generate("a", stream=True))
+    assert len({*fake.ids, ""}) == 3
+
+
 def test_messages_travel_as_json(client, fake):
     client.chat([{"role": "system", "content": 'be "brief"'}, {"role": "user", "content": "é\n"}])
     text = '[{"role": "system", "content": "be \\"brief\\""}, {"role": "user", "content": "é\\n"}]'

@@ -20,7 +20,7 @@ from pipeline.gpu_fit import FitError
 from pipeline.quality import QualityError
 from pipeline.recipe import GenerateLimits, GenerateRecipe, read_recipe
 from pipeline.runner import NOT_FOUND, Ran
-from pipeline.tensorrt_llm import quantise
+from pipeline.tensorrt_llm import export
 from pipeline.tensorrt_llm.build_command import build_command
 from pipeline.tensorrt_llm.engine_plan import EngineBuildError, printed_commands
 from pipeline.tensorrt_llm.migration import migration
@@ -314,7 +314,7 @@ def test_a_quantisation_that_is_too_far_from_its_checkpoint_is_refused(
     file.write_text(recipe.file.read_text() + 'quantisation = "int8_sq"\n')
     measured = {"perplexity": 36.0, "checkpoint_perplexity": 30.0}
     # modelopt takes a minute; what it measures is what counts here.
-    monkeypatch.setattr(quantise, "quantise", lambda *_: measured)
+    monkeypatch.setattr(export, "quantise", lambda *_: measured)
     engines = Engines(tmp_path / "artifacts", tools(Ran(0, SMI), VERSIONS), builder())
     with pytest.raises(QualityError, match=r"perplexity 36.00, 20.0% above its own; .* allows 15.0%"):
         engines.build(engines.plan(read_recipe(file), "gpu"), quiet)

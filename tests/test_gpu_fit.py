@@ -38,7 +38,7 @@ def gpu(memory_mib: int, capability: str = "9.0") -> Gpu:
     return Gpu(0, "GPU-0", "NVIDIA X", capability, memory_mib, "580.65.06")
 
 
-LLAMA, QWEN = recipe_of("llama-3.1-8b"), recipe_of("qwen3-8b")
+LLAMA, QWEN = recipe_of("llama-3.1-8b"), recipe_of("qwen3-8b-llmapi")
 CONFIGS = {recipe.name: config_of(recipe) for recipe in (LLAMA, QWEN)}
 
 
@@ -157,7 +157,7 @@ def test_a_recipe_that_names_no_gpu_is_for_the_smallest(
             "8.0",
             ["cannot run on NVIDIA X: its compute capability is 8.0, FP8 needs 8.9; take another GPU (H100 80GB)"],
         ),
-        ("qwen3-8b", {"max_tokens": 100_000_000}, 81559, "9.0", ["lower limits.max_tokens to 369794$"]),
+        ("qwen3-8b-llmapi", {"max_tokens": 100_000_000}, 81559, "9.0", ["lower limits.max_tokens to 369794$"]),
     ],
 )
 def test_a_refusal_has_the_numbers_and_the_mend(

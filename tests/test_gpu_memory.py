@@ -31,7 +31,7 @@ NUMBERS = {
     "llama-3.1-8b": 8_030_261_248,
     "llama-3.1-70b": 70_553_706_496,
     "qwen2.5-7b": 7_615_616_512,
-    "qwen3-8b": 8_190_735_360,
+    "qwen3-8b-llmapi": 8_190_735_360,
 }
 # Of those, in the linear layers of Llama's blocks: q, k, v and o; gate, up and down.
 LINEAR_8B = 32 * (4096 * 6144 + 4096 * 4096 + 3 * 4096 * 14336)
@@ -101,7 +101,7 @@ def test_llama_70b_in_fp8() -> None:
         ("llama-3.1-8b", {"pp": 3}, 131072 * 11 // 32),  # 11, 11 and 10 layers
         ("llama-3.1-70b", {}, 327680),
         ("qwen2.5-7b", {"tp": 2}, 57344 // 2),
-        ("qwen3-8b", {}, 147456),
+        ("qwen3-8b-llmapi", {}, 147456),
     ],
 )
 def test_a_token_in_the_cache(name: str, keys: Any, token: int) -> None:
@@ -109,11 +109,11 @@ def test_a_token_in_the_cache(name: str, keys: Any, token: int) -> None:
 
 
 def test_the_dtype_of_an_llmapi_model_is_the_checkpoints_unless_it_is_said() -> None:
-    model, config = declared("qwen3-8b")
+    model, config = declared("qwen3-8b-llmapi")
     for said, stored, item in (("auto", "float32", 4), ("auto", "float16", 2), ("bfloat16", "float32", 2)):
         llmapi = LlmApiEngine.model_validate({"kind": "llmapi", "dtype": said})
         (memory,) = decoder_memory(llmapi, LIMITS, model, config | {"torch_dtype": stored})
-        assert memory.weights == item * NUMBERS["qwen3-8b"]
+        assert memory.weights == item * NUMBERS["qwen3-8b-llmapi"]
         assert memory.cache_token == 147456 * item // 2
 
 

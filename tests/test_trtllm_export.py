@@ -156,5 +156,5 @@ def test_the_command(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPat
     assert "unchanged: tp 2, pp 3" in call(source, out, *options)
     assert "is there already" in call(source, out, "--tp", 2)
     assert "not a folder" in call(tmp_path / "nowhere", tmp_path / "other")
-    assert "needs a multiple of 64" in call(source, tmp_path / "other", "--weights", "W4A16")
+    assert "needs a multiple of 64" in call(source, tmp_path / "other", "--quantisation", "w4a16")
     assert not (tmp_path / "other").exists()

@@ -61,8 +61,8 @@ def write(stream: Stream) -> None:
         if first is not None:
             click.echo()
     took = time.monotonic() - begun
-    err.print(
-        f"{delta.num_input_tokens} tokens in, {delta.num_output_tokens} out at "
-        f"{delta.num_output_tokens / took:.1f} tokens/s, the first after {first:.2f} s; {delta.finish_reason}",
-        markup=False,
-    )
+    said = f"the first after {first:.2f} s; {delta.finish_reason}"
+    if delta.num_output_tokens is not None:
+        rate = delta.num_output_tokens / took
+        said = f"{delta.num_input_tokens} tokens in, {delta.num_output_tokens} out at {rate:.1f} tokens/s, {said}"
+    err.print(said, markup=False)

@@ -56,15 +56,16 @@ DATATYPES = {
 
 @dataclass(frozen=True)
 class Delta:
-    """What an answer grew by. Token counts are of all that was read and written so far.
+    """What an answer grew by. Token counts are of all that was read and written so far; None where the server does not
+    count.
 
     `finish_reason` is None until the last one: then stop, length or cancelled.
     """
 
     text: str
     finish_reason: str | None
-    num_input_tokens: int
-    num_output_tokens: int
+    num_input_tokens: int | None
+    num_output_tokens: int | None
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,8 @@ class Generation:
 
     text: str
     finish_reason: str
-    num_input_tokens: int
-    num_output_tokens: int
+    num_input_tokens: int | None
+    num_output_tokens: int | None
 
 
 def spelled_out(method: Method) -> Method:
@@ -153,11 +154,13 @@ def delta(answer: Answer) -> Delta:
     """Read one answer; raise Refused where it is not a generation's, or says that the server broke off."""
     try:
         text, reason = answer["text_output"], answer["finish_reason"]
-        read, written = answer["num_input_tokens"], answer["num_output_tokens"]
+        # TensorRT-LLM's LLM API counts nothing.
+        read, written = answer.get("num_input_tokens"), answer.get("num_output_tokens")
     except KeyError as error:
         words = f"the answer has no {error}, it has {', '.join(answer)}; the model does not generate text"
         raise Refused("INTERNAL", words) from None
-    if not (isinstance(text, str) and isinstance(reason, str) and isinstance(read, int) and isinstance(written, int)):
+    counts = all(isinstance(count, int | None) for count in (read, written))
+    if not (isinstance(text, str) and isinstance(reason, str) and counts):
         raise Refused("INTERNAL", f"the answer is not a generation's: {str(answer)[:200]}")
     if reason == "error":
         raise Refused("INTERNAL", f"the model broke off after {written} tokens")

@@ -73,7 +73,7 @@ def _infer_answer(message: Any) -> Any:
 
 
 def _generate_request(call: Generate) -> Any:
-    message = service_pb2.ModelInferRequest(model_name=call.model)
+    message = service_pb2.ModelInferRequest(model_name=call.model, id=call.id)
     for name, (datatype, content) in call.inputs.items():
         values = [each.encode() if isinstance(each, str) else each for each in content]
         contents = {CONTENTS[datatype]: values}

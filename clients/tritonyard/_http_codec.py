@@ -32,7 +32,7 @@ def encode(call: Call | Generate) -> Request:
             return Request("POST", f"{_path(call.model)}/infer", headers, body)
         case Generate():
             path = f"{_path(call.model)}/{'generate_stream' if call.stream else 'generate'}"
-            inputs = {name: content for name, (_, content) in call.inputs.items()}
+            inputs = {"id": call.id, **{name: content for name, (_, content) in call.inputs.items()}}
             return Request("POST", path, {"Content-Type": "application/json"}, json.dumps(inputs).encode())
         case GetConfig():
             return Request("GET", f"{_path(call.model)}/config", {}, None)

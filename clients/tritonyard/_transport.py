@@ -6,6 +6,7 @@ nothing else but cancellation ever comes out of it.
 
 import struct
 import time
+import uuid
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -65,12 +66,14 @@ class Values(NamedTuple):
 class Generate:
     """Ask `model`, which may answer many times, for text; an answer is `dict[str, str | int]`, one value an output.
 
-    `stream` says whether answers are wanted before the last one.
+    `stream` says whether answers are wanted before the last one. `id` tells this request from all others at the server:
+    TensorRT-LLM's engine knows its streams by it.
     """
 
     model: str
     inputs: dict[str, Values]
     stream: bool
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
 Answer = dict[str, Any]

@@ -30,10 +30,10 @@ from pipeline.runner import Runner, Streamer
 from pipeline.store import Report, Step, Store
 from pipeline.tensorrt_llm import calibration, quantise
 from pipeline.tensorrt_llm.build_command import TOOL, build_command, engine_limits
-from pipeline.tensorrt_llm.convert import convert
+from pipeline.tensorrt_llm.export import Settings, write_checkpoint
 from pipeline.tensorrt_llm.family import read_model
 from pipeline.tensorrt_llm.golden import golden_request
-from pipeline.tensorrt_llm.quantised_checkpoint import Quantisation
+from pipeline.tensorrt_llm.quantised_checkpoint import Quantisation as Quantised
 from pipeline.tensorrt_llm.serving_parameters import TOKENIZER_INFO
 from pipeline.tensorrt_llm.split import Split
 from pipeline.tensorrt_llm.tokenizer_info import write_tokenizer_info
@@ -175,11 +175,20 @@ class EnginePlan:
 def _require_context(recipe: GenerateRecipe, folder: Path) -> int:
     """Return how many tokens TensorRT-LLM's engine of the checkpoint in `folder` is right for.
 
+    Its checkpoint does not hold Mistral's window, beyond which only max_attention_window_size is right.
+
     Raises CheckpointError: they are fewer than the recipe promises, or the family is not carried.
     """
-    model = read_model(folder, read_json(folder / "config.json"))
-    require_context(recipe, Decoder(model.family, model.positions, "max_position_embeddings"))
-    return model.positions
+    config = read_json(folder / "config.json")
+    model = read_model(folder, config)
+    bounds = {"max_position_embeddings": model.positions}
+    engine = recipe.engine.gpu
+    windowed = isinstance(engine, TensorRtLlmEngine) and engine.serving.max_attention_window_size
+    if model.family == "mistral" and config.get("sliding_window") and not windowed:
+        bounds["sliding_window"] = int(config["sliding_window"])
+    bound = min(bounds, key=bounds.__getitem__)
+    require_context(recipe, Decoder(model.family, bounds[bound], bound))
+    return bounds[bound]
 
 
 def engine_label(engine: TensorRtLlmEngine) -> str:
@@ -201,21 +210,29 @@ def printed_commands(recipe: GenerateRecipe, engine: TensorRtLlmEngine) -> list[
     return [by_hand, docker_command(container_image(engine.release).image, argv, mounts)]
 
 
-def _checkpoint(engine: TensorRtLlmEngine, folder: Path, out: Path, report: Report) -> Mapping[str, Any]:
-    """Write the TensorRT-LLM checkpoint that `engine` is built from: converted, or quantised by modelopt."""
+def checkpoint_settings(engine: TensorRtLlmEngine) -> Settings:
+    """Return how the TensorRT-LLM checkpoint of `engine` is made of the Hugging Face one."""
     quantisation = engine.quantisation
     if quantisation is None or quantisation == "w8a16" or quantisation == "w4a16":
         weights = WEIGHT_ONLY[quantisation] if quantisation else None
-        return convert(folder, out, Split(engine.tp, engine.pp, engine.dtype, weights), report)
-    settings = Quantisation(quantisation, engine.kv_cache, engine.tp, engine.pp, engine.dtype)
-    facts = quantise.quantise(folder, out, settings, report)
-    increase = facts["perplexity"] / facts["checkpoint_perplexity"] - 1
-    if increase > engine.max_perplexity_increase:
-        raise QualityError(
-            f"checkpoint {folder} quantised to {quantisation} has perplexity {facts['perplexity']:.2f}, "
-            f"{increase:.1%} above its own; engine.gpu.max_perplexity_increase allows "
-            f"{engine.max_perplexity_increase:.1%}. It was not published"
-        )
+        return Split(engine.tp, engine.pp, engine.dtype, weights)
+    return Quantised(quantisation, engine.kv_cache, engine.tp, engine.pp, engine.dtype)
+
+
+def _checkpoint(engine: TensorRtLlmEngine, folder: Path, out: Path, report: Report) -> Mapping[str, Any]:
+    """Write the TensorRT-LLM checkpoint that `engine` is built from; return the facts.
+
+    Raises QualityError: it was quantised too far from the checkpoint.
+    """
+    facts = write_checkpoint(folder, out, checkpoint_settings(engine), report)
+    if "perplexity" in facts:
+        increase = facts["perplexity"] / facts["checkpoint_perplexity"] - 1
+        if increase > engine.max_perplexity_increase:
+            raise QualityError(
+                f"checkpoint {folder} quantised to {engine.quantisation} has perplexity {facts['perplexity']:.2f}, "
+                f"{increase:.1%} above its own; engine.gpu.max_perplexity_increase allows "
+                f"{engine.max_perplexity_increase:.1%}. It was not published"
+            )
     return facts
 
 

@@ -1,4 +1,4 @@
-"""A TensorRT-LLM checkpoint as a folder of its own, with a manifest: whole, or not there at all."""
+"""A TensorRT-LLM checkpoint, converted or quantised, as a folder with a manifest: whole, or not there at all."""
 
 import json
 import shutil
@@ -6,12 +6,14 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from pipeline.checkpoint import GGUF, CheckpointError, checkpoint_digest, checkpoint_files
 from pipeline.fingerprint import FileDigests, file_digest
 from pipeline.store import Report, StoreError
 from pipeline.tensorrt_llm.convert import convert, read_plan
+from pipeline.tensorrt_llm.quantise import quantise, require_modelopt, require_quantisable
+from pipeline.tensorrt_llm.quantised_checkpoint import Quantisation
 from pipeline.tensorrt_llm.split import Split
 
 MANIFEST = "manifest.json"
@@ -26,33 +28,52 @@ class Export:
     unchanged: bool
 
 
-def export(source: Path, out: Path, split: Split, digests: FileDigests, report: Report) -> Export:
-    """Convert the Hugging Face folder `source` into the new folder `out`.
+# What a checkpoint is made as: plain weights that are split, or quantised by modelopt.
+Settings: TypeAlias = Split | Quantisation
 
-    The manifest holds {source: {digest, files: {name: bytes}}, dtype, tp, pp, quantisation, files: {name: {bytes,
-    sha256}}}. Whatever interrupts it, `out` is not there, nor anything half-written.
 
-    Raises CheckpointError as `convert` does, and for a GGUF file. StoreError: `out` is something else already, or its
-    disk is full.
+def write_checkpoint(source: Path, out: Path, settings: Settings, report: Report) -> Mapping[str, Any]:
+    """Write the Hugging Face folder `source` into the empty folder `out` as `settings` say; return the facts.
+
+    Raises what `convert` and `quantise` raise.
+    """
+    if isinstance(settings, Split):
+        return convert(source, out, settings, report)
+    return quantise(source, out, settings, report)
+
+
+def export(source: Path, out: Path, settings: Settings, digests: FileDigests, report: Report) -> Export:
+    """Convert or quantise the Hugging Face folder `source` into the new folder `out`.
+
+    The manifest holds {source: {digest, files: {name: bytes}}, the settings, files: {name: {bytes, sha256}}}. Whatever
+    interrupts it, `out` is not there, nor anything half-written.
+
+    Raises CheckpointError as `write_checkpoint` does, and for a GGUF file. StoreError: `out` is something else already,
+    or its disk is full.
     """
     if source.suffix == GGUF:
         raise CheckpointError(
             f"checkpoint {source} is a {GGUF} file; only a Hugging Face folder is converted. Declare a recipe with "
             f"`yard init {source}`: `yard engines` goes through such a folder"
         )
-    read_plan(source, split)  # what is refused, is refused before gigabytes are read for their digest
+    # What is refused, is refused before gigabytes are read for their digest.
+    if isinstance(settings, Split):
+        read_plan(source, settings)
+    else:
+        require_quantisable(source, settings)
+        require_modelopt()
     report("reading the checkpoint's digest")
     made_of = {
         "source": {
             "digest": checkpoint_digest(source, digests),
             "files": {str(file.relative_to(source)): file.stat().st_size for file in checkpoint_files(source)},
         },
-        **asdict(split),
+        **asdict(settings),
     }
     if found := _found(out, made_of):
         return Export(out, found, unchanged=True)
     try:
-        return Export(out, _write(source, out, split, made_of, report), unchanged=False)
+        return Export(out, _write(source, out, settings, made_of, report), unchanged=False)
     except OSError as error:
         raise StoreError(
             f"checkpoint folder {out}: {error.strerror or error}; nothing half-written was left"
@@ -77,11 +98,13 @@ def _found(out: Path, made_of: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return manifest
 
 
-def _write(source: Path, out: Path, split: Split, made_of: Mapping[str, Any], report: Report) -> Mapping[str, Any]:
+def _write(
+    source: Path, out: Path, settings: Settings, made_of: Mapping[str, Any], report: Report
+) -> Mapping[str, Any]:
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
-        convert(source, temporary, split, report)
+        write_checkpoint(source, temporary, settings, report)
         report("reading the digests of what was written")
         written = {
             file.name: {"bytes": file.stat().st_size, "sha256": file_digest(file)}
