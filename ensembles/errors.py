@@ -11,7 +11,7 @@
     ├── DockerError          an image is not here and cannot be had                      (pipeline.docker_command)
     ├── TensorRtVersionError the place that builds an engine does not tell its TensorRT  (pipeline.tensorrt_version)
     ├── PlanError            a TensorRT plan could not be built                          (pipeline.tensorrt_encoder)
-    ├── EngineBuildError     trtllm-build failed, or built something else          (pipeline.tensorrt_llm.engine_plan)
+    ├── EngineBuildError     trtllm-build failed, or built something else          (pipeline.tensorrt_llm.engine_build)
     ├── QuantisationError    modelopt failed, or wrote it wrong           (pipeline.tensorrt_llm.quantised_checkpoint)
     ├── FitError             an engine does not fit into the memory of its GPUs          (pipeline.gpu_fit)
     ├── StoreError           an artefact could not be written or is not what it was      (pipeline.store)

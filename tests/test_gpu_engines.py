@@ -22,7 +22,8 @@ from pipeline.recipe import GenerateLimits, GenerateRecipe, read_recipe
 from pipeline.runner import NOT_FOUND, Ran
 from pipeline.tensorrt_llm import export
 from pipeline.tensorrt_llm.build_command import build_command
-from pipeline.tensorrt_llm.engine_plan import EngineBuildError, printed_commands
+from pipeline.tensorrt_llm.engine_build import EngineBuildError
+from pipeline.tensorrt_llm.engine_plan import printed_commands
 from pipeline.tensorrt_llm.migration import migration
 from pipeline.tensorrt_version import TensorRtVersionError
 

@@ -62,15 +62,6 @@ def has_engine_path(release: str) -> bool:
     return version(release)[:2] < ENGINES_END
 
 
-def require_engine_path(release: str) -> None:
-    """Raise ContainerImageError when TensorRT-LLM `release` has no engines."""
-    if not has_engine_path(release):
-        raise ContainerImageError(
-            f"TensorRT-LLM {release} has no engines: upstream removed trtllm-build and the C++ backend after "
-            f"{ENGINE_RELEASE}; pin {ENGINE_RELEASE}, or serve the model through the LLM API"
-        )
-
-
 def container_image(release: str, image: str | None = None) -> ContainerImage:
     """Return the container image for TensorRT-LLM `release`; `image` takes the place of the known one.
 

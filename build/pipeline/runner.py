@@ -7,6 +7,7 @@ import os
 import select
 import signal
 import subprocess
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ TIMED_OUT = 124
 # A GPU that fell off its bus lets nvidia-smi hang; others may have an image to pull first.
 LIMITS_S = {"nvidia-smi": 60.0}
 GRACE_S = 10.0
+LAST_LINES = 15
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,18 @@ def stream(argv: Sequence[str], on_line: Callable[[str], None]) -> int:
         process.stdout.close()
         os.close(exited)
     return process.returncode
+
+
+def watched(stream: Streamer, argv: Sequence[str], on_line: Callable[[str], None]) -> tuple[int, str]:
+    """Stream a tool; return its exit code and its last lines, indented, for who has to say why it failed."""
+    last: deque[str] = deque(maxlen=LAST_LINES)
+
+    def keep(line: str) -> None:
+        last.append(line)
+        on_line(line)
+
+    code = stream(argv, keep)
+    return code, "\n".join(f"  {line}" for line in last) or "  nothing"
 
 
 def _end(group: int, by: signal.Signals) -> None:

@@ -5,7 +5,6 @@ the graph's own: the network is strongly typed, as all of TensorRT 11 are, and s
 Flags: `polygraphy convert --help` of the version in tensorrt.Dockerfile.
 """
 
-from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from ensembles.errors import YardError
 from pipeline.docker_command import docker_command, is_here
 from pipeline.gpu import KNOWN, Gpu
 from pipeline.onnx_encoder import MODEL
-from pipeline.runner import NOT_FOUND, Streamer
+from pipeline.runner import NOT_FOUND, Streamer, watched
 from pipeline.store import Report
 
 TOOL = "polygraphy"
@@ -23,7 +22,6 @@ DOCKERFILE = Path(__file__).parent / "tensorrt.Dockerfile"
 # Where the container sees the folder of the graph and of the plan.
 FOLDER = "/engine"
 # Asked where the plan is built; the images say in their environment which CUDA they carry.
-LAST_LINES = 15
 
 
 class PlanError(YardError):
@@ -92,13 +90,7 @@ def build(
 
 
 def _run(argv: Sequence[str], gpu: Gpu, stream: Streamer, report: Report) -> None:
-    last: deque[str] = deque(maxlen=LAST_LINES)
-
-    def on_line(line: str) -> None:
-        last.append(line)
-        report(line)
-
-    code = stream(argv, on_line)
+    code, said = watched(stream, argv, report)
     if code == NOT_FOUND:
         raise PlanError(
             f"TensorRT plan for {gpu.name}: neither {TOOL} nor docker is on PATH; install Docker, or run this in a "
@@ -106,5 +98,4 @@ def _run(argv: Sequence[str], gpu: Gpu, stream: Streamer, report: Report) -> Non
         )
     if code:
         name = f"{TOOL} convert" if TOOL in argv else " ".join(argv[:2])
-        said = "\n".join(f"  {line}" for line in last) or "  nothing"
         raise PlanError(f"TensorRT plan for {gpu.name}: `{name}` ended with exit code {code}; its last words:\n{said}")

@@ -3,14 +3,11 @@
 The first step is ours and runs anywhere; the second is `trtllm-build` in NVIDIA's container, or in place inside it.
 """
 
-import json
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ensembles.errors import YardError
 from pipeline import gguf_checkpoint, onnx_decoder
 from pipeline.checkpoint import read_json, require_whole
 from pipeline.container_image import container_image
@@ -30,6 +27,7 @@ from pipeline.runner import Runner, Streamer
 from pipeline.store import Report, Step, Store
 from pipeline.tensorrt_llm import calibration, quantise
 from pipeline.tensorrt_llm.build_command import TOOL, build_command, engine_limits
+from pipeline.tensorrt_llm.engine_build import build_engine
 from pipeline.tensorrt_llm.export import Settings, write_checkpoint
 from pipeline.tensorrt_llm.family import read_model
 from pipeline.tensorrt_llm.golden import golden_request
@@ -52,12 +50,6 @@ FILES: Mapping[str, Sequence[str]] = {
     "tensorrtllm": ENGINE_FILES,
     "detokenizer": [TOKENIZER, DECODER],
 }
-# How many of the builder's last lines a failure shows.
-LAST_LINES = 15
-
-
-class EngineBuildError(YardError):
-    """trtllm-build failed, or built something else than was asked."""
 
 
 @dataclass(frozen=True)
@@ -108,8 +100,7 @@ class EnginePlan:
         limits = engine_limits(self.engine, self.recipe.limits)
         argv = self._command(checkpoint.folder, out)
         report(f"{TOOL}: {self.label}")
-        self._build(argv, report)
-        self._require_built(out)
+        build_engine(self.recipe.name, self.engine, argv, out, self.stream, report)
         fingerprint = GpuFingerprint(
             tensorrt_llm=self.engine.release,
             tensorrt=tensorrt,
@@ -140,36 +131,6 @@ class EnginePlan:
     @property
     def _image(self) -> str:
         return container_image(self.engine.release).image
-
-    def _build(self, argv: Sequence[str], report: Report) -> None:
-        last: deque[str] = deque(maxlen=LAST_LINES)
-
-        def on_line(line: str) -> None:
-            last.append(line)
-            report(line)
-
-        if code := self.stream(argv, on_line):
-            said = "\n".join(f"  {line}" for line in last)
-            raise EngineBuildError(
-                f"engine {self.recipe.name}: {TOOL} failed with exit code {code}; its last words:\n{said}"
-            )
-
-    def _require_built(self, out: Path) -> None:
-        try:
-            built = json.loads((out / "config.json").read_text())["version"]
-        except (OSError, ValueError, KeyError) as error:
-            raise EngineBuildError(
-                f"engine {self.recipe.name}: {TOOL} left no config.json with a version: {error}"
-            ) from None
-        if built != self.engine.release:
-            raise EngineBuildError(
-                f"engine {self.recipe.name} was built by TensorRT-LLM {built}, the recipe asks for "
-                f"{self.engine.release}; use the release's own container"
-            )
-        ranks = self.engine.tp * self.engine.pp
-        missing = [rank for rank in range(ranks) if not (out / f"rank{rank}.engine").exists()]
-        if missing:
-            raise EngineBuildError(f"engine {self.recipe.name}: {TOOL} left no rank{missing[0]}.engine of {ranks}")
 
 
 def _require_context(recipe: GenerateRecipe, folder: Path) -> int:
