@@ -92,20 +92,28 @@ SETTINGS: dict[str, str] = {name: inner for name, (inner, _) in generate.SAMPLIN
 PASSED = {name: inner for name, inner in SETTINGS.items() if name not in {tensor.name for tensor in COUNTED}}
 # The backend refuses a request that does not ask for both.
 ANSWERED = ("output_ids", "sequence_length", "num_input_tokens")
+# 0 until a request is finished.
+LAST = Tensor("last_token_time_ns", "INT64", (1,))
 
 
-def tensorrt_llm_ensemble(spec: GenerateSpec, parameters: Mapping[str, str]) -> Ensemble:
-    """Compose the three models of `spec` and wire them; `parameters` are the decoder's."""
+def tensorrt_llm_ensemble(spec: GenerateSpec, parameters: Mapping[str, str], drafts: bool = False) -> Ensemble:
+    """Compose the three models of `spec` and wire them; `parameters` are the decoder's.
+
+    An engine that `drafts` (speculative decoding) may say its last tokens and the end in one response: then the
+    detokenizer is told which response is the last, for ten tensors more in each.
+    """
     texts = (*generate.TEXTS, *COUNTED)
     tokenizer, decoder = _tokenizer(spec, texts), _decoder(spec, parameters)
-    detokenizer = _detokenizer(spec)
+    detokenizer = _detokenizer(spec, drafts)
     own = {tensor.name: tensor for tensor in decoder.inputs}
     passed = tuple(replace(own[inner], name=name, scalar=False, ragged=False) for name, inner in PASSED.items())
     # Names of their own: `end_id` and `pad_id` are the caller's wish, and here what becomes of it.
     tokens = {tensor.name: f"prompt_{tensor.name}" for tensor in tokenizer.outputs}
     counted = {"count_tokens": "return_num_input_tokens"}
     prompt = {counted.get(name, name): inside for name, inside in tokens.items()}
-    answers = {name: f"decoder_{name}" for name in ANSWERED}
+    if drafts:
+        prompt["return_perf_metrics"] = tokens["streaming"]
+    answers = {name: f"decoder_{name}" for name in (*ANSWERED, *([LAST.name] if drafts else []))}
     return Ensemble(
         name=spec.name,
         max_batch_size=1,
@@ -148,7 +156,7 @@ def _decoder(spec: GenerateSpec, parameters: Mapping[str, str]) -> Model:
     )
 
 
-def _detokenizer(spec: GenerateSpec) -> Model:
+def _detokenizer(spec: GenerateSpec, drafts: bool) -> Model:
     return generate.detokenizer_model(
         spec,
         (
@@ -157,5 +165,6 @@ def _detokenizer(spec: GenerateSpec) -> Model:
             Tensor("num_input_tokens", "INT32", (1,), optional=True),
             # Comes alone, from the tokenizer, before the stream's first tokens.
             replace(generate.STREAM_CONTEXT, optional=True),
+            *([replace(LAST, optional=True)] if drafts else []),
         ),
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 from text_calls import byte_tokenizer
 
-from ensembles.model import Ensemble, Tensor
+from ensembles.model import Ensemble
 from ensembles.pbtxt import dump
 from serving import embedded
 from serving.embedded import Launch, Ports
@@ -62,17 +62,6 @@ def write_models(repository: Path, configs: Mapping[str, str]) -> None:
 def configs_of(ensemble: Ensemble) -> dict[str, str]:
     """Return the config.pbtxt of an ensemble and of its models."""
     return {model.name: dump(model) for model in (ensemble, *ensemble.models)}
-
-
-def drafting(ensemble: Ensemble) -> Ensemble:
-    """Let the engine of `ensemble` tell the detokenizer which response is its last."""
-    last, inside = "last_token_time_ns", "decoder_last_token_time_ns"
-    tokenizer, decoder, detokenizer = ensemble.steps
-    asked = {"return_perf_metrics": decoder.inputs["streaming"]}
-    told = replace(detokenizer.model, inputs=(*detokenizer.model.inputs, Tensor(last, "INT64", (1,), optional=True)))
-    decoder = replace(decoder, inputs={**decoder.inputs, **asked}, outputs={**decoder.outputs, last: inside})
-    detokenizer = replace(detokenizer, model=told, inputs={**detokenizer.inputs, last: inside})
-    return replace(ensemble, steps=(tokenizer, decoder, detokenizer))
 
 
 def committed(repository: Path) -> dict[str, str]:

@@ -148,3 +148,12 @@ def test_access_denied_is_what_the_restricted_endpoints_say(server):
         with pytest.raises(grpc.RpcError) as raised:
             stub.RepositoryIndex(service_pb2.RepositoryIndexRequest(), timeout=5)
     assert kind_of(raised.value.code().name, raised.value.details()) is AccessDenied
+
+
+def test_refused_streams_leave_the_server_whole(server):
+    # Told with gRPC's own statuses, a hundred of them crash tritonserver 2.51.
+    with Client(server.grpc_url, model="smollm2", timeout=30) as client:
+        for _ in range(400):
+            with pytest.raises(InvalidRequest, match="temperature is -1; give a number"):
+                list(client.generate("a", stream=True, temperature=-1.0))
+        assert client.generate("a", max_tokens=1).num_output_tokens == 1

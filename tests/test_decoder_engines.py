@@ -166,7 +166,7 @@ def test_the_gate_sees_a_wrong_engine(tmp_path: Path, monkeypatch: pytest.Monkey
     checkpoint = write_decoder(tmp_path / "checkpoint", "llama")
     other = write_decoder(tmp_path / "other", "llama", rms_norm_eps=0.5)
     real = onnx_decoder.build
-    monkeypatch.setattr(onnx_decoder, "build", lambda folder, precision, out: real(other, precision, out))
+    monkeypatch.setattr(onnx_decoder, "build", lambda folder, *how, **where: real(other, *how, **where))
     engines = Engines(tmp_path / "artifacts")
     plan = engines.plan(recipe_for(checkpoint, tmp_path / "recipes"))
     with pytest.raises(QualityError, match=r"tiny fp32 misses its gate: .*max logit difference .* is above the limit"):

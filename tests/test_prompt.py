@@ -14,6 +14,7 @@ from yard.checkout import BACKENDS
 with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(BACKENDS / "tokenizer")
     from chat import Chat
+    from echoed_prompt import echoed
     from prompt import MAX_STOP_WORD, MAX_STOP_WORDS, Prompts
     from refusal import Refusal
 
@@ -45,16 +46,15 @@ def test_a_prompt_has_its_ids_and_does_not_stream_unless_asked(sent: dict[str, l
 @pytest.mark.parametrize("stream", [True, False])
 def test_the_context_says_what_the_detokenizer_must_know(stream: bool) -> None:
     made = prompts().make(text(stream=[stream], stop_words=["é".encode(), b"\n\n"]))
-    context = json.loads(made.context)
+    context = json.loads(made.context(id="7"))
     assert made.streaming, "who looks for stop words must see the tokens as they come"
-    assert context.pop("id")
-    assert context == {"stream": stream, "stop": ["é", "\n\n"], "input_tokens": len(made.ids)}
+    assert context == {"id": "7", "stream": stream, "stop": ["é", "\n\n"], "input_tokens": len(made.ids)}
     assert prompts().make(text(stream=[stream])).streaming is stream
 
 
 def test_no_two_streams_have_the_same_context() -> None:
-    maker = prompts()
-    assert len({maker.make(text()).context for _ in range(1000)}) == 1000
+    made = prompts().make(text())
+    assert len({echoed(made)["stream_context"].item() for _ in range(1000)}) == 1000
 
 
 def test_what_tensorrt_llms_clients_send_along_is_taken() -> None:
@@ -66,7 +66,7 @@ def test_the_longest_of_everything_is_taken() -> None:
     longest = ["🙂" * MAX_STOP_WORD for _ in range(MAX_STOP_WORDS)]
     made = prompts().make(text("a" * LONGEST, stop_words=[word.encode() for word in longest]))
     assert len(made.ids) == LONGEST
-    assert json.loads(made.context)["stop"] == longest
+    assert json.loads(made.context())["stop"] == longest
 
 
 BAD: dict[str, tuple[dict[str, list[Any]], str]] = {

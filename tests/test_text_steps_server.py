@@ -1,19 +1,15 @@
 """Tokenizer and detokenizer in a real tritonserver, around a decoder that says the prompt's own tokens again."""
 
-import http.client
 import json
-import queue
 import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import served_metrics
-import tritonclient.grpc as grpc
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from text_calls import ANSWER_S, Call, byte_tokenizer, post
 from tritonclient.utils import InferenceServerException
 
 from ensembles.generate import GenerateSpec, generate_ensemble
@@ -27,7 +23,6 @@ pytestmark = pytest.mark.server
 MODEL = "echo"
 LONGEST = 511
 READY_S = 60.0
-ANSWER_S = 30.0
 # A stream of this many letters, a pause after each, that nobody reads to its end.
 LONG, PAUSE_MS = "word " * 80, 20
 
@@ -112,15 +107,6 @@ TEMPLATE = """
 <assistant>"""
 
 
-def byte_tokenizer() -> Tokenizer:
-    """A token a byte, whose id is the byte's place in the sorted alphabet."""
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE({letter: number for number, letter in enumerate(letters)}, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    return tokenizer
-
-
 def write_model(repository: Path, name: str, template: str | None) -> None:
     """Write the ensemble `name` over the scripted decoder."""
     ensemble = generate_ensemble(GenerateSpec(name, LONGEST + 1, max_text_bytes=2048, slots=4, max_queue_size=8))
@@ -147,50 +133,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield running
 
 
-TYPES = {bool: ("BOOL", bool), int: ("INT32", np.int32), str: ("BYTES", object), bytes: ("BYTES", object)}
-
-
-def tensors(request: dict[str, Any]) -> list[Any]:
-    """The inputs of a request: a value a tensor, or a list of them."""
-    made = []
-    for name, value in request.items():
-        values = value if isinstance(value, list) else [value]
-        dtype, numpy_type = TYPES[type(values[0])]
-        rows = [[each.encode() if isinstance(each, str) else each for each in values]]
-        made.append(grpc.InferInput(name, [1, len(values)], dtype))
-        made[-1].set_data_from_numpy(np.array(rows, numpy_type))
-    return made
-
-
-class Call:
-    """One request over a gRPC stream of its own; iterating gives (text, finish reason, input tokens, output tokens)."""
-
-    def __init__(self, server: Server, request: dict[str, Any], model: str = MODEL):
-        self._landed: queue.Queue[tuple[Any, Any]] = queue.Queue()
-        self.client = grpc.InferenceServerClient(server.grpc_url.removeprefix("grpc://"))
-        self.client.start_stream(lambda result, error: self._landed.put((result, error)))
-        self.client.async_stream_infer(model, tensors(request), enable_empty_final_response=True)
-
-    def __iter__(self) -> Iterator[tuple[str, str, int, int]]:
-        while True:
-            result, error = self._landed.get(timeout=ANSWER_S)
-            if error is not None:
-                self.client.close()
-                raise error
-            if result.as_numpy("text_output") is not None:
-                names = ("text_output", "finish_reason", "num_input_tokens", "num_output_tokens")
-                text, reason, asked, said = (result.as_numpy(name).item() for name in names)
-                yield text.decode(), reason.decode(), asked, said
-            if result.get_response().parameters["triton_final_response"].bool_param:
-                self.client.close()
-                return
-
-    def cancel(self) -> None:
-        self.client.stop_stream(cancel_requests=True)
-
-
 def ask(server: Server, model: str = MODEL, **request: Any) -> list[tuple[str, str, int, int]]:
-    return list(Call(server, request, model))
+    return list(Call(server, model, request))
 
 
 def texts(server: Server, **request: Any) -> list[str]:
@@ -199,12 +143,6 @@ def texts(server: Server, **request: Any) -> list[str]:
     assert {reason for _, reason, _, _ in answers[:-1]} <= {""}
     assert answers[-1][1] in ("length", "stop")
     return [text for text, _, _, _ in answers]
-
-
-def post(server: Server, kind: str, request: dict[str, Any], model: str = MODEL) -> http.client.HTTPResponse:
-    connection = http.client.HTTPConnection(server.http_url.removeprefix("http://"), timeout=ANSWER_S)
-    connection.request("POST", f"/v2/models/{model}/{kind}", json.dumps(request))
-    return connection.getresponse()
 
 
 def counted(server: Server) -> tuple[float, float]:
@@ -272,21 +210,21 @@ def test_without_streaming_there_is_one_response(served: Server, asked: dict[str
 
 
 def test_generate_over_http_is_one_json(served: Server) -> None:
-    response = post(served, "generate", {"text_input": "é is", "stop_words": ["x", "y"]})
+    response = post(served, MODEL, "generate", {"text_input": "é is", "stop_words": ["x", "y"]})
     body = json.load(response)
     assert response.status == 200
     assert (body["text_output"], body["finish_reason"], body["num_output_tokens"]) == ("é is", "length", 5)
 
 
 def test_generate_stream_over_http_is_an_event_a_delta(served: Server) -> None:
-    response = post(served, "generate_stream", {"text_input": "é is", "stream": True})
+    response = post(served, MODEL, "generate_stream", {"text_input": "é is", "stream": True})
     events = [json.loads(line.removeprefix(b"data: ")) for line in response if line.startswith(b"data: ")]
     assert [event["text_output"] for event in events] == ["é", " ", "i", "s"]
 
 
 def test_many_streams_at_once_keep_apart_and_in_order(served: Server) -> None:
     prompts = [f"{number} é🙂 {LONG}" for number in range(16)]
-    calls = [Call(served, {"text_input": prompt, "stream": True, "min_tokens": 1}) for prompt in prompts]
+    calls = [Call(served, MODEL, {"text_input": prompt, "stream": True, "min_tokens": 1}) for prompt in prompts]
     assert ["".join(text for text, _, _, _ in call) for call in calls] == prompts
 
 
@@ -303,7 +241,7 @@ def wait_for_a_stop(server: Server, before: tuple[float, float]) -> float:
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_cancelled_grpc_stream_reaches_the_decoder(served: Server, stream: bool) -> None:
     before = counted(served)
-    call = Call(served, {"text_input": LONG, "stream": stream, "min_tokens": PAUSE_MS})
+    call = Call(served, MODEL, {"text_input": LONG, "stream": stream, "min_tokens": PAUSE_MS})
     if stream:
         assert next(iter(call))[0] == "w"
     else:
@@ -314,7 +252,7 @@ def test_a_cancelled_grpc_stream_reaches_the_decoder(served: Server, stream: boo
 
 def test_a_cancel_while_the_request_waits_reaches_the_decoder(served: Server) -> None:
     before = counted(served)
-    call = Call(served, {"text_input": LONG, "stream": True, "min_tokens": PAUSE_MS, "end_id": 500})
+    call = Call(served, MODEL, {"text_input": LONG, "stream": True, "min_tokens": PAUSE_MS, "end_id": 500})
     time.sleep(10 * PAUSE_MS / 1000)
     call.cancel()
     assert wait_for_a_stop(served, before) == 0
@@ -364,7 +302,7 @@ NOT_UTF8: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("name", [*BAD, *NOT_UTF8])
 def test_a_bad_request_is_refused_in_words_and_harms_nobody_elses(served: Server, name: str) -> None:
     request, words = (BAD | NOT_UTF8)[name]
-    good = Call(served, {"text_input": "still here", "stream": True, "min_tokens": 5})
+    good = Call(served, MODEL, {"text_input": "still here", "stream": True, "min_tokens": 5})
     with pytest.raises(InferenceServerException) as caught:
         ask(served, **request)
     assert words in caught.value.message()
@@ -376,7 +314,7 @@ def test_a_bad_request_is_refused_in_words_and_harms_nobody_elses(served: Server
 @pytest.mark.parametrize("kind", ["generate", "generate_stream"])
 def test_a_bad_request_is_a_400_over_http(served: Server, kind: str, name: str) -> None:
     request, words = BAD[name]
-    response = post(served, kind, request)
+    response = post(served, MODEL, kind, request)
     assert response.status == 400
     assert words in json.loads(response.read().removeprefix(b"data: "))["error"]
 

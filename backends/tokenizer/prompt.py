@@ -1,11 +1,10 @@
-"""What a caller asks of a language model -> the ids of its prompt, and the context of its stream.
+"""What a caller asks of a language model -> its prompt, as ids or as text, and what is to be known of its stream.
 
 The inputs are those of TensorRT-LLM's ensemble (1.2.1, `all_models/inflight_batcher_llm`), and `messages`. All sizes
 are checked before anything is parsed.
 """
 
 import json
-import uuid
 from dataclasses import dataclass
 
 from messages import read_messages
@@ -19,14 +18,21 @@ UTF8_BYTES = 4
 
 @dataclass(frozen=True)
 class Prompt:
-    """The prompt's token ids, whether its decoder shall stream, and the context that goes with each of its tokens.
-
-    `context` is UTF-8 JSON {"id": unique hex, "stream": bool, "stop": [str, ...], "input_tokens": int}.
-    """
+    """The prompt's token ids, whether the caller wants deltas, and the texts that end the answer."""
 
     ids: list
-    streaming: bool
-    context: bytes
+    stream: bool
+    stop: list
+
+    @property
+    def streaming(self):
+        """Whether its decoder shall stream: whoever waits for a stop string must see the tokens as they come."""
+        return self.stream or bool(self.stop)
+
+    def context(self, **more):
+        """Return what the detokenizer must know: UTF-8 JSON {"stream", "stop", "input_tokens"}, and `more`."""
+        known = {"stream": self.stream, "stop": self.stop, "input_tokens": len(self.ids)}
+        return json.dumps(more | known, ensure_ascii=False).encode()
 
 
 class Prompts:
@@ -37,30 +43,44 @@ class Prompts:
     """
 
     def __init__(self, tokenizer, chat, max_tokens, max_text_bytes):
-        self._tokenizer, self._chat = tokenizer, chat
-        self._max_tokens, self._max_text_bytes = max_tokens, max_text_bytes
+        self.tokenizer, self.max_tokens = tokenizer, max_tokens
+        self._chat, self._max_text_bytes = chat, max_text_bytes
 
     def make(self, sent):
         """Return the Prompt of one request: `sent` is input name -> list of its elements, without those not sent.
 
         Raises Refusal with what is wrong.
         """
+        _, ids = self.read(sent)
+        stop = [_stop_word(index, word) for index, word in enumerate(sent.get("stop_words", []))]
+        return Prompt(ids, sent.get("stream") == [True], stop)
+
+    def read(self, sent):
+        """Return the text of the prompt in `sent`, and its ids: of `text_input` with the tokenizer's own special
+        tokens, of `messages` with the template's.
+
+        A template writes its special tokens itself: more of them would double the first one. Raises Refusal.
+        """
         self._check_sizes(sent)
         if sent.get("exclude_input_in_output") == [False]:
             raise Refusal("exclude_input_in_output is false, only true is carried: the answer never repeats the prompt")
-        stop = [_stop_word(index, word) for index, word in enumerate(sent.get("stop_words", []))]
-        ids = self._ids(sent)
+        if "text_input" in sent:
+            text = utf8(sent["text_input"][0], "text_input")
+            return text, self._fit(self.tokenizer.encode(text).ids)
+        messages = read_messages(utf8(sent["messages"][0], "messages"))
+        text = self._chat.render(messages, self._max_text_bytes)
+        return text, self._fit(self.tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def _fit(self, ids):
+        """Return `ids`; raise Refusal where they are none, or leave no room for an answer."""
         if not ids:
             raise Refusal("the prompt has no tokens at all; send some text")
-        if len(ids) >= self._max_tokens:
+        if len(ids) >= self.max_tokens:
             raise Refusal(
-                f"the prompt has {len(ids)} tokens, the longest this model takes is {self._max_tokens - 1} tokens "
-                f"(prompt and answer share {self._max_tokens}); shorten it"
+                f"the prompt has {len(ids)} tokens, the longest this model takes is {self.max_tokens - 1} tokens "
+                f"(prompt and answer share {self.max_tokens}); shorten it"
             )
-        streaming = sent.get("stream") == [True]
-        context = {"id": uuid.uuid4().hex, "stream": streaming, "stop": stop, "input_tokens": len(ids)}
-        # Whoever waits for a stop string must see the tokens as they come.
-        return Prompt(ids, streaming or bool(stop), json.dumps(context, ensure_ascii=False).encode())
+        return ids
 
     def _check_sizes(self, sent):
         """Raise Refusal for no prompt, two prompts, too much text, or too many or too long stop words."""
@@ -82,17 +102,6 @@ class Prompts:
                 raise Refusal(
                     f"stop word {index} is {len(word)} bytes long, at most {MAX_STOP_WORD} characters are taken"
                 )
-
-    def _ids(self, sent):
-        """Return the ids of `text_input` with the tokenizer's own special tokens, or of `messages` with the template's.
-
-        A template writes its special tokens itself: more of them would double the first one.
-        """
-        if "text_input" in sent:
-            return self._tokenizer.encode(utf8(sent["text_input"][0], "text_input")).ids
-        messages = read_messages(utf8(sent["messages"][0], "messages"))
-        text = self._chat.render(messages, self._max_text_bytes)
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
 
 
 def _stop_word(index, word):

@@ -115,7 +115,7 @@ def _take(folder: Path, pattern: str, version: Path) -> None:
     """Link what `pattern` names in an artefact's `folder` into a version folder; a folder is taken whole."""
     found = sorted(folder.glob(pattern))
     if not found:
-        raise RepositoryError(f"engine {folder} holds no {pattern}; remove that folder and run `yard engines` again")
+        raise RepositoryError(f"engine {folder} holds no {pattern}; run `yard engines` again; the old one stays")
     for source in found:
         if source.is_dir():
             shutil.copytree(source, version / source.name, copy_function=_link)

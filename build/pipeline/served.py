@@ -67,7 +67,7 @@ def _generate(recipe: GenerateRecipe, profile: Profile) -> Ensemble:
     match engine:
         case TensorRtLlmEngine():
             parameters = as_parameters(engine.serving, str(decoder_folder(recipe.name)), engine.build.max_beam_width)
-            return tensorrt_llm_ensemble(spec, parameters)
+            return tensorrt_llm_ensemble(spec, parameters, drafts=engine.build.speculative_decoding_mode is not None)
         case LlmApiEngine():
             return llmapi_ensemble(spec)
         case _:

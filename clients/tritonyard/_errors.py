@@ -17,8 +17,9 @@ this package.
 import re
 from dataclasses import dataclass
 
-# A gRPC status by name, or an HTTP code. A connection that gave no answer at all carries a gRPC name on both.
-Status = str | int
+# A gRPC status by name, or an HTTP code; None where the server gave a text alone. A connection that gave no answer at
+# all carries a gRPC name on both.
+Status = str | int | None
 
 
 class TritonyardError(Exception):
@@ -36,7 +37,7 @@ class TritonyardError(Exception):
         *,
         model: str | None = None,
         url: str | None = None,
-        status: Status | None = None,
+        status: Status = None,
         words: str | None = None,
     ):
         super().__init__(fact)
@@ -107,23 +108,21 @@ class Rule:
 RULES = (
     Rule(
         ServerOverloaded,
-        ("UNAVAILABLE", "UNKNOWN", 503, 500, 400),
+        ("UNAVAILABLE", "UNKNOWN", 503, 500, 400, None),
         r"Exceeds maximum queue size|queue is full|Request timeout expired",
     ),
     Rule(
         ModelNotFound,
-        ("UNAVAILABLE", "INVALID_ARGUMENT", "UNKNOWN", 503, 400),
+        ("UNAVAILABLE", "INVALID_ARGUMENT", "UNKNOWN", 503, 400, None),
         r"unknown model|is not ready|no version",
     ),
-    Rule(AccessDenied, ("UNAVAILABLE", "UNKNOWN", 503, 400), r"(API|protocol) is restricted"),
+    Rule(AccessDenied, ("UNAVAILABLE", "UNKNOWN", 503, 400, None), r"(API|protocol) is restricted"),
     Rule(InvalidRequest, ("RESOURCE_EXHAUSTED",), r"message larger than max"),
-    # On a stream of gRPC, Triton's own checks of a request come without a status.
-    Rule(InvalidRequest, ("UNKNOWN",), r"unexpected inference input|inputs but got"),
-    # Over HTTP, whatever goes wrong before the first answer of a generation is a 400.
-    Rule(ServerUnavailable, (400,), r"Server is stopping"),
-    Rule(ServerFailed, (400,), r"Failed to process the request|[Ss]tub process"),
+    # Whatever goes wrong before the first answer of a generation is a 400 over HTTP, and has no status over gRPC.
+    Rule(ServerUnavailable, (400, None), r"Server is stopping"),
+    Rule(ServerFailed, (400, None), r"Failed to process the request|[Ss]tub process"),
     Rule(InvalidRequest, ("INVALID_ARGUMENT", "OUT_OF_RANGE", "FAILED_PRECONDITION", "ALREADY_EXISTS")),
-    Rule(InvalidRequest, ("UNIMPLEMENTED", 400, 405, 409, 411, 413, 414, 415, 422, 431, 501)),
+    Rule(InvalidRequest, (None, "UNIMPLEMENTED", 400, 405, 409, 411, 413, 414, 415, 422, 431, 501)),
     Rule(ModelNotFound, ("NOT_FOUND", 404)),
     Rule(AccessDenied, ("PERMISSION_DENIED", "UNAUTHENTICATED", 401, 403, 407)),
     Rule(DeadlineExceeded, ("DEADLINE_EXCEEDED", 408, 504)),

@@ -30,8 +30,6 @@ CHANNEL_OPTIONS = [
     ("grpc.max_reconnect_backoff_ms", 1000),
 ]
 
-# Asks Triton to end a stream with a status of gRPC's own, where it would put a text into a message.
-REAL_STATUS = (("triton_grpc_error", "true"),)
 # Where KServe's message holds the values of a datatype.
 CONTENTS = {
     "BYTES": "bytes_contents",
@@ -81,9 +79,14 @@ def _generate_request(call: Generate) -> Any:
     return message
 
 
-def _generate_answer(message: Any) -> Answer:
+def _generate_answer(message: Any, is_first: bool) -> Answer:
+    """Read one answer of a stream; raise Refused where there is a text without a status in its place.
+
+    Before the first answer, as over HTTP, that is about the request, unless its words say otherwise. (Triton gives real
+    statuses to who sends `triton_grpc_error`; but a hundred refusals so told crash tritonserver 2.51.)
+    """
     if message.error_message:
-        raise Refused("UNKNOWN", message.error_message)
+        raise Refused(None if is_first else "UNKNOWN", message.error_message)
     return {name: scalar(name, array) for name, array in _infer_answer(message.infer_response).items()}
 
 
@@ -147,7 +150,7 @@ class GrpcTransport:
         """Send the request on a stream of its own, and nothing after it."""
         requests = iter([_generate_request(call)])
         try:
-            return GrpcAnswers(self._stub.ModelStreamInfer(requests, timeout=deadline.left(), metadata=REAL_STATUS))
+            return GrpcAnswers(self._stub.ModelStreamInfer(requests, timeout=deadline.left()))
         except ValueError as error:
             raise Refused("CANCELLED", str(error)) from None
 
@@ -184,9 +187,11 @@ class GrpcAnswers:
         self._stream = stream
 
     def __iter__(self) -> Iterator[Answer]:
+        is_first = True
         try:
             for message in self._stream:
-                yield _generate_answer(message)
+                yield _generate_answer(message, is_first)
+                is_first = False
         except grpc.RpcError as error:
             raise _refused(error) from None
 
@@ -218,12 +223,14 @@ class AsyncGrpcTransport:
         """Send the request on a stream of its own, and nothing after it; yield the answers."""
         requests = iter([_generate_request(call)])
         try:
-            stream = self._opened().ModelStreamInfer(requests, timeout=deadline.left(), metadata=REAL_STATUS)
+            stream = self._opened().ModelStreamInfer(requests, timeout=deadline.left())
         except grpc.aio.UsageError as error:
             raise Refused("CANCELLED", str(error)) from None
+        is_first = True
         try:
             async for message in stream:
-                yield _generate_answer(message)
+                yield _generate_answer(message, is_first)
+                is_first = False
         except grpc.RpcError as error:
             raise _refused(error) from None
         finally:

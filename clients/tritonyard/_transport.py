@@ -91,7 +91,7 @@ class ModelConfig:
 class Refused(Exception):
     """No good answer: a gRPC status name or an HTTP code, and the words that came with it."""
 
-    def __init__(self, status: str | int, words: str):
+    def __init__(self, status: str | int | None, words: str):
         super().__init__(status, words)
         self.status, self.words = status, words
 

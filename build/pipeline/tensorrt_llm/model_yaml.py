@@ -38,7 +38,8 @@ def model_yaml(engine: LlmApiEngine, limits: GenerateLimits, version_folder: str
     document = {
         "model": f"{version_folder}/{CHECKPOINT}",
         **llm_arguments(engine, limits),
-        # Said here and not in config.pbtxt, which would win over it: one request at a time, streamed.
-        "triton_config": {"max_batch_size": 0, "decoupled": True},
+        # Said here and not in config.pbtxt, which would win over it. Behind another step a request comes with a batch
+        # dimension; NVIDIA's own model takes none.
+        "triton_config": {"max_batch_size": 1, "decoupled": True},
     }
     return str(yaml.safe_dump(document, sort_keys=False))

@@ -1,0 +1,1 @@
+../detokenizer/stop.py

@@ -1,0 +1,1 @@
+../../../backends/llmapi/model.py
