@@ -111,7 +111,7 @@ class EmbedQuality(Declared):
     """The gate of each precision."""
 
     fp32: EmbedGate = EmbedGate(max_abs_difference=1e-4, min_cosine=0.9999, mean_cosine=0.9999)
-    fp16: EmbedGate = EmbedGate(max_abs_difference=0.1, min_cosine=0.999, mean_cosine=0.9999)
+    fp16: EmbedGate = EmbedGate(max_abs_difference=0.1, min_cosine=0.9999, mean_cosine=0.99999)
     int8: EmbedGate = EmbedGate(max_abs_difference=2.0, min_cosine=0.93, mean_cosine=0.985)
 
 
