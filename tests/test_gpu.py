@@ -288,13 +288,18 @@ def test_whatever_on_line_raises_ends_the_whole_group(trap: str, monkeypatch: py
 
 def test_ctrl_c_ends_the_whole_group() -> None:
     children: list[int] = []
+    # Where these tests run in the background Ctrl-C is ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def on_line(line: str) -> None:
         children.append(int(line))
         threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
 
-    with pytest.raises(KeyboardInterrupt):
-        seam.stream(["sh", "-c", "sleep 60 & echo $!; wait"], on_line)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            seam.stream(["sh", "-c", "sleep 60 & echo $!; wait"], on_line)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert gone(children[0])
 
 
