@@ -4,23 +4,31 @@ An embedding is [bytes, first byte, 0, 0] of its text, so that a test can tell w
 happens to an inference: it gets the texts and the request parameters, and returns nothing, waits, or raises Fault.
 
 `write` decides what a generation says: it gets the inputs, yields answers (`said`), and may raise Fault, or Dropped.
+
+`models` are served besides minilm, each declared by a test: `Model.run` gets the tensors as they came over the wire.
 """
 
 import contextlib
 import json
 import socket
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote
 
 import grpc
 import numpy as np
+from google.protobuf import json_format
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 WIDTH, MAX_BATCH = 4, 16
 Answer = Callable[[list[bytes], dict], None]
 Said = dict[str, str | int]
+# A tensor on the wire: datatype, shape, Triton's binary form.
+Wired = tuple[str, list[int], bytes]
 DATATYPES = {str: "BYTES", int: "INT32"}
 
 
@@ -45,6 +53,33 @@ def said(text: str, finish_reason: str = "", count: int = 1) -> Said:
     }
 
 
+@dataclass
+class Model:
+    """One model that a test declares: tensors as Triton's config has them, and what becomes of a request."""
+
+    inputs: list[dict]
+    outputs: list[dict]
+    max_batch_size: int = 0
+    decoupled: bool = False
+    run: Callable[[dict[str, Wired], list[str]], dict[str, Wired]] = lambda inputs, outputs: inputs
+    requests: list[dict[str, Wired]] = field(default_factory=list)
+    parameters: list[dict] = field(default_factory=list)
+
+    def config(self) -> dict:
+        """The config as tritonserver gives it over HTTP."""
+        return {
+            "max_batch_size": self.max_batch_size,
+            "input": self.inputs,
+            "output": self.outputs,
+            "model_transaction_policy": {"decoupled": self.decoupled},
+        }
+
+    def infer(self, inputs: dict[str, Wired], outputs: list[str], parameters: dict) -> dict[str, Wired]:
+        self.requests.append(inputs)
+        self.parameters.append(parameters)
+        return self.run(inputs, outputs)
+
+
 def embedding_of(text: bytes) -> list[float]:
     return [len(text), text[0] if text else 0, 0, 0]
 
@@ -64,6 +99,8 @@ class Server:
     def __init__(self) -> None:
         self.url = ""
         self.requests: list[list[bytes]] = []
+        self.headers: list[dict[str, str]] = []  # of each request, names in lower case
+        self.models: dict[str, Model] = {}
         self.configs = 0
         self.answer: Answer = lambda texts, parameters: None
         self.write: Callable[[dict], Iterator[Said]] = lambda inputs: iter([said("hello", "stop")])
@@ -82,6 +119,15 @@ class Server:
         return self.write(inputs)
 
 
+class _Headers(grpc.ServerInterceptor):
+    def __init__(self, server: Server):
+        self.server = server
+
+    def intercept_service(self, continuation, details):
+        self.server.headers.append(dict(details.invocation_metadata))
+        return continuation(details)
+
+
 class _Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
     def __init__(self, server: Server):
         self.server = server
@@ -94,6 +140,10 @@ class _Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     def ModelConfig(self, request, context):
         self.server.configs += 1
+        if request.name in self.server.models:
+            return json_format.ParseDict(
+                {"config": self.server.models[request.name].config()}, service_pb2.ModelConfigResponse()
+            )
         if request.name != "minilm":
             context.abort(grpc.StatusCode.NOT_FOUND, f"Request for unknown model: '{request.name}' is not found")
         response = service_pb2.ModelConfigResponse()
@@ -103,6 +153,8 @@ class _Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
         return response
 
     def ModelInfer(self, request, context):
+        if request.model_name in self.server.models:
+            return self.infer(request, context)
         texts = texts_of(request.raw_input_contents[0])
         assert list(request.inputs[0].shape) == [len(texts), 1]
         try:
@@ -112,6 +164,23 @@ class _Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
         response = service_pb2.ModelInferResponse()
         response.outputs.add(name="embedding", datatype="FP32", shape=[len(texts), WIDTH])
         response.raw_output_contents.append(raw)
+        return response
+
+    def infer(self, request, context):
+        raws = zip(request.inputs, request.raw_input_contents, strict=True)
+        inputs = {each.name: (each.datatype, list(each.shape), raw) for each, raw in raws}
+        parameters = {
+            key: getattr(value, value.WhichOneof("parameter_choice")) for key, value in request.parameters.items()
+        }
+        model = self.server.models[request.model_name]
+        try:
+            found = model.infer(inputs, [each.name for each in request.outputs], parameters)
+        except Fault as fault:
+            context.abort(getattr(grpc.StatusCode, fault.status), fault.words)
+        response = service_pb2.ModelInferResponse()
+        for name, (datatype, shape, raw) in found.items():
+            response.outputs.add(name=name, datatype=datatype, shape=shape)
+            response.raw_output_contents.append(raw)
         return response
 
     def ModelStreamInfer(self, request_iterator, context):
@@ -153,7 +222,8 @@ def stream_response(answer: Said):
 @contextlib.contextmanager
 def fake_grpc(address: str = "127.0.0.1:0") -> Iterator[Server]:
     server = Server()
-    grpc_server = grpc.server(ThreadPoolExecutor(40), options=[("grpc.so_reuseport", 0)])
+    options = [("grpc.so_reuseport", 0)]
+    grpc_server = grpc.server(ThreadPoolExecutor(40), interceptors=[_Headers(server)], options=options)
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(_Servicer(server), grpc_server)
     port = grpc_server.add_insecure_port(address)
     server.url = f"grpc://127.0.0.1:{port}"
@@ -172,6 +242,12 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *args):
         pass
 
+    def parse_request(self):
+        parsed = super().parse_request()
+        if parsed:
+            self.fake.headers.append({name.lower(): value for name, value in self.headers.items()})
+        return parsed
+
     def reply(self, code: int, body: bytes, **headers: str) -> None:
         self.send_response(code)
         for key, value in {**headers, "Content-Length": str(len(body))}.items():
@@ -181,9 +257,16 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
             self.wfile.flush()
 
+    @property
+    def model(self) -> str:
+        return unquote(self.path.split("/")[3])
+
     def do_GET(self):
         if self.path == "/v2/health/ready" or self.path == "/v2/models/minilm/ready":
             self.reply(200, b"")
+        elif self.path.endswith("/config") and self.model in self.fake.models:
+            self.fake.configs += 1
+            self.reply(200, json.dumps(self.fake.models[self.model].config()).encode())
         elif self.path == "/v2/models/minilm/config":
             self.fake.configs += 1
             config = {
@@ -200,8 +283,12 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         if "/generate" in self.path:
             return self.generate(json.loads(body))
+        if "Content-Encoding" in self.headers:
+            body = zlib.decompress(body, zlib.MAX_WBITS | 32)
         size = int(self.headers["Inference-Header-Content-Length"])
         header = json.loads(body[:size])
+        if self.model in self.fake.models:
+            return self.infer(header, body[size:])
         texts = texts_of(body[size:])
         assert header["inputs"][0]["shape"] == [len(texts), 1]
         try:
@@ -216,6 +303,26 @@ class _Handler(BaseHTTPRequestHandler):
         }
         head = json.dumps({"outputs": [output]}).encode()
         return self.reply(200, head + raw, Inference_Header_Content_Length=str(len(head)))
+
+    def infer(self, header: dict, data: bytes) -> None:
+        inputs, outputs = {}, []
+        for each in header["inputs"]:
+            size = each["parameters"]["binary_data_size"]
+            inputs[each["name"]], data = (each["datatype"], each["shape"], data[:size]), data[size:]
+        assert data == b""
+        wanted = [each["name"] for each in header["outputs"]]
+        assert all(each["parameters"] == {"binary_data": True} for each in header["outputs"])
+        try:
+            found = self.fake.models[self.model].infer(inputs, wanted, header["parameters"])
+        except Fault as fault:
+            return self.reply(fault.code, json.dumps({"error": fault.words}).encode())
+        for name, (datatype, shape, raw) in found.items():
+            parameters = {"binary_data_size": len(raw)}
+            outputs.append({"name": name, "datatype": datatype, "shape": shape, "parameters": parameters})
+            data += raw
+        head = json.dumps({"outputs": outputs}).encode()
+        # As Triton does: no length of the JSON where nothing follows it.
+        return self.reply(200, head + data, **({"Inference_Header_Content_Length": str(len(head))} if data else {}))
 
     def generate(self, row: dict) -> None:
         """Answer as Triton 2.51 does: the code is the first answer's, and 400 for whatever went wrong."""

@@ -91,7 +91,7 @@ def test_bad_texts_are_named(client, fake, texts, words):
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("https://h:1", "scheme 'https'"),
+        ("ftp://h:1", "scheme 'ftp'"),
         ("grpc://h:x", "cannot be read"),
         ("grpc://", "not of the form"),
         ("http://h/v2", "not of the form"),

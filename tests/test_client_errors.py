@@ -39,6 +39,30 @@ def test_every_http_code_has_a_class(code):
 
 
 @pytest.mark.parametrize(
+    ("code", "status", "http", "kind"),
+    [
+        ("UNKNOWN", "UNKNOWN", 400, ServerFailed),
+        ("INTERNAL", "INTERNAL", 500, ServerFailed),
+        ("NOT_FOUND", "NOT_FOUND", 404, ModelNotFound),
+        ("INVALID_ARG", "INVALID_ARGUMENT", 400, InvalidRequest),
+        ("UNAVAILABLE", "UNAVAILABLE", 503, ServerUnavailable),
+        ("UNSUPPORTED", "UNIMPLEMENTED", 501, InvalidRequest),
+        ("ALREADY_EXISTS", "ALREADY_EXISTS", 400, InvalidRequest),
+        ("CANCELLED", "CANCELLED", 400, ServerUnavailable),
+    ],
+)
+def test_every_code_of_tritonserver_is_one_class_on_both_protocols(code, status, http, kind):
+    """TRITONSERVER_Error_Code, and what 2.51 makes of each: over HTTP 400 of four, told apart by their words alone."""
+    assert kind_of(status, "") is kind
+    assert kind_of(http, "") is (InvalidRequest if http == 400 else kind)
+
+
+@pytest.mark.parametrize("code", [400, 403, 404, 405, 413, 415, 500, 501, 503])
+def test_the_codes_that_tritonserver_itself_writes_are_in_the_table(code):
+    assert any(code in rule.statuses and not rule.words for rule in RULES)
+
+
+@pytest.mark.parametrize(
     ("status", "words", "kind"),
     [
         ("UNAVAILABLE", "Exceeds maximum queue size", ServerOverloaded),

@@ -1,6 +1,5 @@
 """`yard ask`: a question -> the answer as it is written, through a running server."""
 
-import time
 from typing import Unpack
 
 import click
@@ -50,19 +49,15 @@ def show(url: str, model: str, question: str, max_tokens: int) -> None:
 
 def write(stream: Stream) -> None:
     """Print an answer while it grows, and then, on standard error, how long and how fast it was."""
-    begun = time.monotonic()
-    first = None
     try:
         for delta in stream:
-            if first is None:
-                first = time.monotonic() - begun
             click.echo(delta.text, nl=False)
     finally:
-        if first is not None:
+        if stream.text:
             click.echo()
-    took = time.monotonic() - begun
-    said = f"the first after {first:.2f} s; {delta.finish_reason}"
-    if delta.num_output_tokens is not None:
-        rate = delta.num_output_tokens / took
-        said = f"{delta.num_input_tokens} tokens in, {delta.num_output_tokens} out at {rate:.1f} tokens/s, {said}"
+    usage, timing = stream.usage, stream.timing
+    said = f"the first after {timing.first_token or timing.total:.2f} s; {stream.finish_reason}"
+    if usage.output_tokens is not None and timing.total:
+        rate = usage.output_tokens / timing.total
+        said = f"{usage.input_tokens} tokens in, {usage.output_tokens} out at {rate:.1f} tokens/s, {said}"
     err.print(said, markup=False)

@@ -7,11 +7,15 @@
         for delta in client.generate("Once upon a time", stream=True):
             print(delta.text, end="", flush=True)
 
+    with Client("grpc://127.0.0.1:8001") as client:
+        found = client.infer("minilm_tokenizer", text=["a text"])  # {"input_ids": INT64 [1, tokens], ...}
+
 Knows nothing of how models are built or served.
 """
 
 from tritonyard._async_client import AsyncClient
 from tritonyard._client import Client
+from tritonyard._connection import Tls
 from tritonyard._errors import (
     AccessDenied,
     ClientClosed,
@@ -23,8 +27,10 @@ from tritonyard._errors import (
     ServerUnavailable,
     TritonyardError,
 )
-from tritonyard._generation import Delta, Generation, Options
+from tritonyard._generation import Delta, Generation, Options, Timing, Usage
+from tritonyard._mock import MockTransport
 from tritonyard._stream import AsyncStream, Stream
+from tritonyard._transport import Generate, GetConfig, Infer, ModelConfig, Probe, TensorConfig
 
 __all__ = [
     "AccessDenied",
@@ -34,13 +40,23 @@ __all__ = [
     "ClientClosed",
     "DeadlineExceeded",
     "Delta",
+    "Generate",
     "Generation",
+    "GetConfig",
+    "Infer",
     "InvalidRequest",
+    "MockTransport",
+    "ModelConfig",
     "ModelNotFound",
     "Options",
+    "Probe",
     "ServerFailed",
     "ServerOverloaded",
     "ServerUnavailable",
     "Stream",
+    "TensorConfig",
+    "Timing",
+    "Tls",
     "TritonyardError",
+    "Usage",
 ]

@@ -6,12 +6,16 @@ from collections.abc import Coroutine, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from tritonyard._base import DEFAULT_URL, Address, BaseClient
+from tritonyard._base import BaseClient
+from tritonyard._connection import DEFAULT_URL, Address, AsyncToken, Compression, Connection, Tls
+from tritonyard._datatype import Array
 from tritonyard._errors import TritonyardError
 from tritonyard._flows import Embeddings, Flow, Result, embedding, probing
-from tritonyard._generation import Generation, Options, chatting, generation, prompting, spelled_out
-from tritonyard._stream import AsyncStream
-from tritonyard._transport import AsyncTransport, Call, Deadline, Generate
+from tritonyard._generation import Generation, Options, chatting, prompting, spelled_out
+from tritonyard._infer import inferring, one_mapping
+from tritonyard._mock import MockTransport
+from tritonyard._stream import AsyncStream, generation
+from tritonyard._transport import AsyncTransport, Call, Deadline, Generate, Parameter
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -20,15 +24,27 @@ if TYPE_CHECKING:
 class AsyncClient(BaseClient):
     """The asynchronous Client: the same methods, results and errors, to be awaited.
 
-    It belongs to the event loop of its first call. Use it as an async context manager, or await `close()`.
+    It belongs to the event loop of its first call. Use it as an async context manager, or await `close()`. `token` may
+    be an async callable too; waiting for it is part of the call's timeout.
     Cancelling a task that waits here cancels its requests.
     """
 
     def __init__(
-        self, url: str = DEFAULT_URL, *, model: str | None = None, timeout: float = 30.0, concurrency: int = 8
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        model: str | None = None,
+        timeout: float = 30.0,
+        concurrency: int = 8,
+        tls: Tls | None = None,
+        headers: Mapping[str, str] | None = None,
+        token: AsyncToken | None = None,
+        compression: Compression | None = None,
+        transport: MockTransport | None = None,
     ):
-        super().__init__(url, model, timeout, concurrency)
-        self._transport = _connect(self._address)
+        connection = Connection(Address(url), tls, headers, token, compression)
+        super().__init__(connection, model, timeout, concurrency)
+        self._transport: AsyncTransport = transport.awaited() if transport is not None else _connect(connection)
 
     async def embed(
         self,
@@ -68,6 +84,21 @@ class AsyncClient(BaseClient):
     ) -> Coroutine[Any, Any, Generation] | AsyncStream:
         """Await for the model's answer to `messages`, or iterate with `stream=True`; see `Client.chat`."""
         return self._answer(chatting(self._named(options.get("model")), messages, stream, options), options)
+
+    async def infer(
+        self,
+        model: str | None = None,
+        /,
+        *,
+        inputs: Mapping[str, object] | None = None,
+        outputs: Sequence[str] | str | None = None,
+        parameters: Mapping[str, Parameter] | None = None,
+        timeout: float | None = None,
+        **arrays: object,
+    ) -> dict[str, Array]:
+        """Ask any model: its inputs by name, its outputs by name, as numpy arrays; see `Client.infer`."""
+        given = one_mapping(inputs, arrays)
+        return await self._run(inferring(self._named(model), given, outputs, parameters, self._configs), timeout)
 
     async def ready(self, *, timeout: float | None = None) -> bool:
         """Tell whether the server is there and all its models are loaded; see `Client.ready`."""
@@ -137,15 +168,17 @@ class AsyncClient(BaseClient):
 
 
 async def _whole(stream: AsyncStream) -> Generation:
-    return generation([delta async for delta in stream])
+    async for _ in stream:
+        pass
+    return generation(stream)
 
 
-def _connect(address: Address) -> AsyncTransport:
+def _connect(connection: Connection) -> AsyncTransport:
     # Each protocol loads its own libraries only.
-    if address.scheme == "grpc":
+    if connection.address.is_grpc:
         from tritonyard._grpc import AsyncGrpcTransport
 
-        return AsyncGrpcTransport(address.netloc)
+        return AsyncGrpcTransport(connection)
     from tritonyard._http_async import AsyncHttpTransport
 
-    return AsyncHttpTransport(address.host, address.port)
+    return AsyncHttpTransport(connection)

@@ -5,12 +5,16 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from tritonyard._base import DEFAULT_URL, Address, BaseClient
+from tritonyard._base import BaseClient
+from tritonyard._connection import DEFAULT_URL, Address, Compression, Connection, Tls, Token
+from tritonyard._datatype import Array
 from tritonyard._errors import TritonyardError
 from tritonyard._flows import Embeddings, Flow, Result, embedding, probing
-from tritonyard._generation import Generation, Options, chatting, generation, prompting, spelled_out
-from tritonyard._stream import Stream
-from tritonyard._transport import Call, Deadline, Generate, Pending, Transport
+from tritonyard._generation import Generation, Options, chatting, prompting, spelled_out
+from tritonyard._infer import inferring, one_mapping
+from tritonyard._mock import MockTransport
+from tritonyard._stream import Stream, generation
+from tritonyard._transport import Call, Deadline, Generate, Parameter, Pending, Transport
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -24,14 +28,30 @@ class Client(BaseClient):
     many threads, and from greenlets (`grpc.experimental.gevent.init_gevent()` first). Use it as a context
     manager, or call `close()`.
 
-    Raises InvalidRequest: an argument is out of range.
+    `grpcs://` and `https://` are encrypted, with the PEM files that `tls` names. `headers` go with every request, and
+    `token` as its bearer token: a str, or a callable that is asked before each request (keep a token there until it is
+    to be renewed; an error of yours comes out of the method). `compression` ("gzip" or "deflate") is for what is sent;
+    over HTTP only `embed` and `infer` can be. `transport` takes the place of a server in tests.
+
+    Raises InvalidRequest: an argument is out of range, or a file of `tls` is not what it should be.
     """
 
     def __init__(
-        self, url: str = DEFAULT_URL, *, model: str | None = None, timeout: float = 30.0, concurrency: int = 8
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        model: str | None = None,
+        timeout: float = 30.0,
+        concurrency: int = 8,
+        tls: Tls | None = None,
+        headers: Mapping[str, str] | None = None,
+        token: Token | None = None,
+        compression: Compression | None = None,
+        transport: MockTransport | None = None,
     ):
-        super().__init__(url, model, timeout, concurrency)
-        self._transport = _connect(self._address)
+        connection = Connection(Address(url), tls, headers, token, compression)
+        super().__init__(connection, model, timeout, concurrency)
+        self._transport: Transport = transport if transport is not None else _connect(connection)
 
     def embed(
         self,
@@ -68,7 +88,7 @@ class Client(BaseClient):
         gives the same answer. What is None is left to the server. `model` and `timeout` (seconds, from this call
         to the last token) replace the client's own.
 
-        Leaving the loop over a Stream cancels the request.
+        Leaving the loop over a Stream cancels the request. Both also tell `usage` (tokens) and `timing` (seconds).
 
         Raises InvalidRequest (an argument cannot be sent, or the server refused it), and else what `embed` raises;
         with `stream=True` the server's errors come out of the loop.
@@ -92,6 +112,38 @@ class Client(BaseClient):
         The checkpoint's own chat template makes one prompt of them.
         """
         return self._answer(chatting(self._named(options.get("model")), messages, stream, options), options)
+
+    def infer(
+        self,
+        model: str | None = None,
+        /,
+        *,
+        inputs: Mapping[str, object] | None = None,
+        outputs: Sequence[str] | str | None = None,
+        parameters: Mapping[str, Parameter] | None = None,
+        timeout: float | None = None,
+        **arrays: object,
+    ) -> dict[str, Array]:
+        """Ask any model: its inputs by name, its outputs by name, as numpy arrays.
+
+        Names, datatypes and shapes are the server's own: the model's configuration is fetched once, and again after
+        an error. Where the model batches (`max_batch_size` above 0) the first dimension is the batch.
+
+        An array must have the input's own dtype. Lists and scalars are converted where they lose nothing but digits
+        (0.1 to FP32), and may leave out dimensions of 1 at the end of their shape: `["a", "b"]` is BYTES [2, 1]. BYTES
+        takes str (sent as UTF-8) and bytes, and comes back as an array of objects of type bytes. BF16 is an array of
+        `ml_dtypes.bfloat16`, for which that package must be installed. Optional inputs may be left out.
+
+        `inputs` is for tensors whose names are not Python's, or are those of other arguments. `outputs` names what is
+        wanted, all if it is None. `parameters` are the request's own, such as sequence_id. `timeout` (seconds)
+        replaces the client's own. The arrays that come back are views of the answer, for most datatypes read-only:
+        `copy()` one to write to it.
+
+        Raises InvalidRequest (an input is unknown, missing, or of another dtype or shape than the model declares, or
+        the model is decoupled; nothing has been sent), and else what `embed` raises.
+        """
+        given = one_mapping(inputs, arrays)
+        return self._run(inferring(self._named(model), given, outputs, parameters, self._configs), timeout)
 
     def ready(self, *, timeout: float | None = None) -> bool:
         """Tell whether the server is there and all its models are loaded; one that is not there is not ready.
@@ -123,7 +175,11 @@ class Client(BaseClient):
     def _answer(self, call: Generate, options: Options) -> Generation | Stream:
         deadline = self._deadline(options.get("timeout"))
         stream = Stream(lambda: self._transport.stream(call, deadline), self._typed(call, deadline))
-        return stream if call.stream else generation(list(stream))
+        if call.stream:
+            return stream
+        for _ in stream:
+            pass
+        return generation(stream)
 
     def _run(self, flow: Flow[Result], timeout: float | None) -> Result:
         deadline = self._deadline(timeout)
@@ -169,12 +225,12 @@ class Client(BaseClient):
         return answer
 
 
-def _connect(address: Address) -> Transport:
+def _connect(connection: Connection) -> Transport:
     # Each protocol loads its own libraries only.
-    if address.scheme == "grpc":
+    if connection.address.is_grpc:
         from tritonyard._grpc import GrpcTransport
 
-        return GrpcTransport(address.netloc)
+        return GrpcTransport(connection)
     from tritonyard._http_sync import HttpTransport
 
-    return HttpTransport(address.host, address.port)
+    return HttpTransport(connection)

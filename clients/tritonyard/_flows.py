@@ -6,12 +6,14 @@ until when, is the driver's (`_client`).
 """
 
 import re
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from tritonyard._datatype import packed
 from tritonyard._errors import (
     DeadlineExceeded,
     InvalidRequest,
@@ -22,7 +24,7 @@ from tritonyard._errors import (
     TritonyardError,
 )
 from tritonyard._plan import cut, estimate
-from tritonyard._transport import Call, Generate, GetConfig, Infer, Input, ModelConfig, Probe
+from tritonyard._transport import Call, Generate, GetConfig, Infer, Input, ModelConfig, Parameter, Probe
 
 Result = TypeVar("Result")
 Flow = Generator[Sequence[Call], list[Any], Result]
@@ -46,27 +48,40 @@ def embedding(
     """Embed `texts`; `configs` remembers what models look like, from call to call."""
     texts = as_list(texts, model)
     encoded = [utf8(text, f"text {index}", model) for index, text in enumerate(texts)]
-    if model not in configs:
-        (config,) = yield [GetConfig(model)]
+    with remembering(configs, model):
+        config = yield from described(model, configs)
         check_embeds(config, model)
-        configs[model] = config
-    requests = cut([estimate(text) for text in texts], configs[model].max_batch_size)
-    width = max(configs[model].outputs["embedding"][-1], 0)
-    calls = [embed_call(model, rows, [encoded[row] for row in rows], truncate) for rows in requests]
-    try:
+        requests = cut([estimate(text) for text in texts], config.max_batch_size)
+        width = max(config.outputs["embedding"].dims[-1], 0)
+        calls = [embed_call(model, rows, [encoded[row] for row in rows], truncate) for rows in requests]
         answers = yield calls
+        return in_order(len(texts), width, calls, answers)
+
+
+def described(model: str, configs: dict[str, ModelConfig]) -> Flow[ModelConfig]:
+    """Return what `model` looks like, as `configs` remembers it or else the server says."""
+    config = configs.get(model)
+    if config is None:
+        (config,) = yield [GetConfig(model)]
+        configs[model] = config
+    return config
+
+
+@contextmanager
+def remembering(configs: dict[str, ModelConfig], model: str) -> Iterator[None]:
+    """Forget what `model` looks like after an error: it may have been replaced by one of another shape."""
+    try:
+        yield
     except TritonyardError:
-        # The model may have been replaced by one of another shape: look again next time.
         configs.pop(model, None)
         raise
-    return in_order(len(texts), width, calls, answers)
 
 
 def embed_call(model: str, rows: list[int], texts: list[bytes], truncate: bool) -> Infer:
-    """Build one request of UTF-8 `texts`, each preceded by its length as Triton's binary form wants it."""
-    raw = b"".join([part for text in texts for part in (len(text).to_bytes(4, "little"), text)])
-    parameters = {"truncate": True} if truncate else {}
-    return Infer(model, (Input("text", "BYTES", (len(rows), 1), raw),), ("embedding",), parameters, tuple(rows))
+    """Build one request of UTF-8 `texts`."""
+    parameters: dict[str, Parameter] = {"truncate": True} if truncate else {}
+    text = Input("text", "BYTES", (len(rows), 1), packed(texts))
+    return Infer(model, (text,), ("embedding",), parameters, tuple(rows))
 
 
 def in_order(count: int, width: int, calls: Sequence[Infer], answers: list[Any]) -> Embeddings:

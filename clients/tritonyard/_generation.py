@@ -7,7 +7,7 @@ The tensor names are those of TensorRT-LLM's ensemble (1.2.1, `all_models/inflig
 import inspect
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, TypedDict, TypeVar, get_type_hints
 
 import numpy as np
@@ -69,6 +69,28 @@ class Delta:
 
 
 @dataclass(frozen=True)
+class Usage:
+    """How many tokens were read and written; None where the server does not count."""
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long an answer took, in seconds by the caller's clock, from the sending of the request.
+
+    `first_token` is when the first text came, `total` when the latest delta did. `between_tokens` is the mean between
+    the first token and the latest. Each is None as long as there is none: a server that does not count tokens leaves
+    the mean unknown, and an answer that was not streamed has but its total.
+    """
+
+    first_token: float | None = None
+    total: float | None = None
+    between_tokens: float | None = None
+
+
+@dataclass(frozen=True)
 class Generation:
     """A whole answer. `finish_reason` is stop (its own end, or a text in `stop`), length or cancelled."""
 
@@ -76,6 +98,13 @@ class Generation:
     finish_reason: str
     num_input_tokens: int | None
     num_output_tokens: int | None
+    # Two answers that say the same are equal, however long they took.
+    timing: Timing = field(default=Timing(), compare=False)
+
+    @property
+    def usage(self) -> Usage:
+        """How many tokens were read and written."""
+        return Usage(self.num_input_tokens, self.num_output_tokens)
 
 
 def spelled_out(method: Method) -> Method:
@@ -170,10 +199,3 @@ def delta(answer: Answer) -> Delta:
 def unfinished() -> Refused:
     """Return what to raise where the answers end before one of them says why."""
     return Refused("INTERNAL", "the answer ended without a finish_reason")
-
-
-def generation(deltas: Sequence[Delta]) -> Generation:
-    """Put an answer together; the last of `deltas` says why it ended."""
-    last = deltas[-1]
-    text = "".join(each.text for each in deltas)
-    return Generation(text, str(last.finish_reason), last.num_input_tokens, last.num_output_tokens)

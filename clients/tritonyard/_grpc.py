@@ -1,25 +1,17 @@
-"""KServe over gRPC, sync and async: Triton's own protobuf messages on a channel of grpcio."""
+"""gRPC, sync and async: channels of grpcio."""
 
-from collections.abc import AsyncGenerator, Callable, Iterator
-from typing import Any, NamedTuple
+import ssl
+from collections.abc import AsyncGenerator, Iterator
+from pathlib import Path
+from typing import Any
 
 import grpc
 import grpc.aio
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from tritonyard._transport import (
-    Answer,
-    Call,
-    Deadline,
-    Generate,
-    GetConfig,
-    Infer,
-    ModelConfig,
-    Probe,
-    Refused,
-    scalar,
-    tensor,
-)
+from tritonyard._connection import Connection, Tls
+from tritonyard._grpc_codec import Method, generate_answer, generate_request, method_of
+from tritonyard._transport import Answer, Call, Deadline, Generate, Refused
 
 CHANNEL_OPTIONS = [
     # Batches of embeddings outgrow gRPC's 4 MB.
@@ -29,108 +21,58 @@ CHANNEL_OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
 ]
-
-# Where KServe's message holds the values of a datatype.
-CONTENTS = {
-    "BYTES": "bytes_contents",
-    "BOOL": "bool_contents",
-    "INT32": "int_contents",
-    "UINT64": "uint64_contents",
-    "FP32": "fp32_contents",
-}
-
-
-class Method(NamedTuple):
-    """How a call travels: the stub's method, the message there, and the answer back."""
-
-    name: str
-    encode: Callable[[Any], Any]
-    decode: Callable[[Any], Any]
-
-
-def _infer_request(call: Infer) -> Any:
-    message = service_pb2.ModelInferRequest(model_name=call.model)
-    for each in call.inputs:
-        message.inputs.add(name=each.name, datatype=each.datatype, shape=each.shape)
-        message.raw_input_contents.append(each.raw)
-    for name in call.outputs:
-        message.outputs.add(name=name)
-    for key, value in call.parameters.items():
-        message.parameters[key].bool_param = value
-    return message
-
-
-def _infer_answer(message: Any) -> Any:
-    raws = message.raw_output_contents
-    if len(raws) != len(message.outputs):
-        raise Refused("INTERNAL", f"{len(message.outputs)} outputs came with {len(raws)} contents")
-    return {
-        output.name: tensor(output.name, output.datatype, list(output.shape), raw)
-        for output, raw in zip(message.outputs, raws, strict=True)
-    }
-
-
-def _generate_request(call: Generate) -> Any:
-    message = service_pb2.ModelInferRequest(model_name=call.model, id=call.id)
-    for name, (datatype, content) in call.inputs.items():
-        values = [each.encode() if isinstance(each, str) else each for each in content]
-        contents = {CONTENTS[datatype]: values}
-        message.inputs.add(name=name, datatype=datatype, shape=[1, len(values)], contents=contents)
-    return message
-
-
-def _generate_answer(message: Any, is_first: bool) -> Answer:
-    """Read one answer of a stream; raise Refused where there is a text without a status in its place.
-
-    Before the first answer, as over HTTP, that is about the request, unless its words say otherwise. (Triton gives real
-    statuses to who sends `triton_grpc_error`; but a hundred refusals so told crash tritonserver 2.51.)
-    """
-    if message.error_message:
-        raise Refused(None if is_first else "UNKNOWN", message.error_message)
-    return {name: scalar(name, array) for name, array in _infer_answer(message.infer_response).items()}
-
-
-def _config(message: Any) -> ModelConfig:
-    config = message.config
-    return ModelConfig(
-        config.max_batch_size,
-        {each.name: tuple(each.dims) for each in config.input},
-        {each.name: tuple(each.dims) for each in config.output},
-    )
-
-
-def _method(call: Call) -> Method:
-    match call:
-        case Infer():
-            return Method("ModelInfer", _infer_request, _infer_answer)
-        case GetConfig():
-            return Method("ModelConfig", lambda call: service_pb2.ModelConfigRequest(name=call.model), _config)
-        case Probe(model=None):
-            return Method("ServerReady", lambda _: service_pb2.ServerReadyRequest(), lambda answer: answer.ready)
-        case Probe():
-            return Method(
-                "ModelReady",
-                lambda call: service_pb2.ModelReadyRequest(name=call.model),
-                lambda answer: answer.ready,
-            )
+COMPRESSIONS = {None: None, "gzip": grpc.Compression.Gzip, "deflate": grpc.Compression.Deflate}
 
 
 def _refused(error: grpc.RpcError) -> Refused:
     return Refused(error.code().name, error.details() or "")
 
 
+def _credentials(tls: Tls) -> grpc.ChannelCredentials:
+    # gRPC brings CAs of its own; those of the system are what HTTP goes by.
+    ca, certificate, key = (
+        Path(path).read_bytes() if path else None
+        for path in (tls.ca or ssl.get_default_verify_paths().cafile, tls.certificate, tls.key or tls.certificate)
+    )
+    return grpc.ssl_channel_credentials(ca, key, certificate)
+
+
+def _channel(library: Any, connection: Connection) -> Any:
+    """Return a channel of `grpc` or `grpc.aio`, which connects when it is first used."""
+    target, compression = connection.address.netloc, COMPRESSIONS[connection.compression]
+    if connection.tls is None:
+        return library.insecure_channel(target, CHANNEL_OPTIONS, compression)
+    return library.secure_channel(target, _credentials(connection.tls), CHANNEL_OPTIONS, compression)
+
+
+def _stub(channel: Any) -> Any:
+    """Return Triton's methods on `channel`, a stream as one message that has many answers: the same on the wire.
+
+    With an iterator of messages, grpc.aio often tells a refusal that comes early as an internal error of its own
+    (github.com/grpc/grpc/issues/36066), and grpc keeps a thread to read it.
+    """
+    stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+    stub.ModelStreamInfer = channel.unary_stream(
+        "/inference.GRPCInferenceService/ModelStreamInfer",
+        request_serializer=service_pb2.ModelInferRequest.SerializeToString,
+        response_deserializer=service_pb2.ModelStreamInferResponse.FromString,
+    )
+    return stub
+
+
 class GrpcTransport:
     """A channel of its own, shared by all threads."""
 
-    def __init__(self, address: str):
-        self._channel = grpc.insecure_channel(address, CHANNEL_OPTIONS)
-        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+    def __init__(self, connection: Connection):
+        self._headers = connection.headers
+        self._channel = _channel(grpc, connection)
+        self._stub = _stub(self._channel)
 
     def ask(self, call: Call, deadline: Deadline) -> Any:
         """Call and wait; 0.15 ms faster than a future that is waited for."""
-        method = _method(call)
+        method, headers = method_of(call), self._headers()
         try:
-            message = getattr(self._stub, method.name)(method.encode(call), timeout=deadline.left())
+            message = getattr(self._stub, method.name)(method.encode(call), timeout=deadline.left(), metadata=headers)
         except grpc.RpcError as error:
             raise _refused(error) from None
         except ValueError as error:  # grpcio's word for a closed channel
@@ -139,18 +81,20 @@ class GrpcTransport:
 
     def start(self, call: Call, deadline: Deadline) -> "GrpcPending":
         """Send without waiting; gRPC's own thread receives."""
-        method = _method(call)
+        method, headers = method_of(call), self._headers()
         try:
-            future = getattr(self._stub, method.name).future(method.encode(call), timeout=deadline.left())
+            future = getattr(self._stub, method.name).future(
+                method.encode(call), timeout=deadline.left(), metadata=headers
+            )
         except ValueError as error:
             raise Refused("CANCELLED", str(error)) from None
         return GrpcPending(future, method)
 
     def stream(self, call: Generate, deadline: Deadline) -> "GrpcAnswers":
         """Send the request on a stream of its own, and nothing after it."""
-        requests = iter([_generate_request(call)])
+        request, headers = generate_request(call), self._headers()
         try:
-            return GrpcAnswers(self._stub.ModelStreamInfer(requests, timeout=deadline.left()))
+            return GrpcAnswers(self._stub.ModelStreamInfer(request, timeout=deadline.left(), metadata=headers))
         except ValueError as error:
             raise Refused("CANCELLED", str(error)) from None
 
@@ -190,7 +134,7 @@ class GrpcAnswers:
         is_first = True
         try:
             for message in self._stream:
-                yield _generate_answer(message, is_first)
+                yield generate_answer(message, is_first)
                 is_first = False
         except grpc.RpcError as error:
             raise _refused(error) from None
@@ -203,16 +147,18 @@ class GrpcAnswers:
 class AsyncGrpcTransport:
     """A channel of its own, opened by the first call: it belongs to the event loop of that call."""
 
-    def __init__(self, address: str):
-        self._address = address
+    def __init__(self, connection: Connection):
+        self._connection = connection
         self._channel: Any = None
         self._stub: Any = None
 
     async def ask(self, call: Call, deadline: Deadline) -> Any:
         """Call and wait."""
-        method = _method(call)
+        method, headers = method_of(call), await self._connection.awaited_headers(deadline)
         try:
-            message = await getattr(self._opened(), method.name)(method.encode(call), timeout=deadline.left())
+            message = await getattr(self._opened(), method.name)(
+                method.encode(call), timeout=deadline.left(), metadata=headers
+            )
         except grpc.RpcError as error:
             raise _refused(error) from None
         except grpc.aio.UsageError as error:  # grpcio's word for a closed channel
@@ -221,15 +167,16 @@ class AsyncGrpcTransport:
 
     async def stream(self, call: Generate, deadline: Deadline) -> AsyncGenerator[Answer, None]:
         """Send the request on a stream of its own, and nothing after it; yield the answers."""
-        requests = iter([_generate_request(call)])
+        headers = await self._connection.awaited_headers(deadline)
+        request = generate_request(call)
         try:
-            stream = self._opened().ModelStreamInfer(requests, timeout=deadline.left())
+            stream = self._opened().ModelStreamInfer(request, timeout=deadline.left(), metadata=headers)
         except grpc.aio.UsageError as error:
             raise Refused("CANCELLED", str(error)) from None
         is_first = True
         try:
             async for message in stream:
-                yield _generate_answer(message, is_first)
+                yield generate_answer(message, is_first)
                 is_first = False
         except grpc.RpcError as error:
             raise _refused(error) from None
@@ -243,6 +190,6 @@ class AsyncGrpcTransport:
 
     def _opened(self) -> Any:
         if self._channel is None:
-            self._channel = grpc.aio.insecure_channel(self._address, CHANNEL_OPTIONS)
-            self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+            self._channel = _channel(grpc.aio, self._connection)
+            self._stub = _stub(self._channel)
         return self._stub

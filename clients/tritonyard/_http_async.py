@@ -9,15 +9,19 @@ from typing import Any
 import aiohttp
 from yarl import URL
 
-from tritonyard._http_codec import Body, decode, encode
+from tritonyard._connection import Connection
+from tritonyard._http_codec import Body, compressed, decode, encode
 from tritonyard._transport import Answer, Call, Deadline, Generate, Refused
+
+# aiohttp would ask for compressed answers: embeddings hardly get smaller, and both sides would work for it.
+PLAIN = {"Accept-Encoding": "identity"}
 
 
 class AsyncHttpTransport:
     """A session of its own, opened by the first call: it belongs to the event loop of that call."""
 
-    def __init__(self, host: str, port: int):
-        self._base = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    def __init__(self, connection: Connection):
+        self._connection = connection
         self._session: aiohttp.ClientSession | None = None
 
     async def ask(self, call: Call, deadline: Deadline) -> Any:
@@ -49,20 +53,22 @@ class AsyncHttpTransport:
         """Send and give the response; what goes wrong until it is read raises Refused."""
         if self._session is None:
             # How many calls are under way is the client's business: no second limit here.
-            connector = aiohttp.TCPConnector(limit=0)
+            connector = aiohttp.TCPConnector(limit=0, ssl=self._connection.ssl or True)
             self._session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
-        request = encode(call)
-        url = URL(self._base + request.path, encoded=True)
+        request = compressed(encode(call), self._connection.compression)
+        url = URL(f"{self._connection.address}{request.path}", encoded=True)
+        headers = {**PLAIN, **request.headers, **dict(await self._connection.awaited_headers(deadline))}
         # By default aiohttp rounds deadlines of more than 5 seconds up to whole ones.
         timeout = aiohttp.ClientTimeout(total=deadline.left(), ceil_threshold=math.inf)
         try:
+            # A redirection is an answer like any other: headers and tokens are for this server alone.
             async with self._session.request(
-                request.method, url, data=request.body, headers=request.headers, timeout=timeout
+                request.method, url, data=request.body, headers=headers, timeout=timeout, allow_redirects=False
             ) as response:
                 yield response
         except (TimeoutError, asyncio.TimeoutError) as error:  # noqa: UP041 (two classes before 3.11)
             raise Refused("DEADLINE_EXCEEDED", str(error)) from None
         except (aiohttp.ClientError, OSError, ValueError, RuntimeError) as error:
             # aiohttp's own words for a refused connection speak of SSL.
-            fault = getattr(error, "os_error", error)
+            fault = getattr(error, "os_error", getattr(error, "certificate_error", error))
             raise Refused("UNAVAILABLE", f"{type(fault).__name__}: {fault}") from None

@@ -1,11 +1,26 @@
 """KServe over HTTP as plain data: which request a call is, and what an answer says. Touches no socket."""
 
+import gzip
 import json
+import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from tritonyard._transport import Answer, Call, Generate, GetConfig, Infer, ModelConfig, Probe, Refused, tensor
+from tritonyard._connection import Compression
+from tritonyard._datatype import datatype_named
+from tritonyard._transport import (
+    Answer,
+    Call,
+    Generate,
+    GetConfig,
+    Infer,
+    ModelConfig,
+    Probe,
+    Refused,
+    TensorConfig,
+    tensor,
+)
 
 # How many bytes of a body are JSON; the tensors follow in binary form (Triton's binary data extension).
 JSON_LENGTH = "Inference-Header-Content-Length"
@@ -41,6 +56,17 @@ def encode(call: Call | Generate) -> Request:
             return Request("GET", f"{path}/ready", {}, None)
 
 
+def compressed(request: Request, compression: Compression | None) -> Request:
+    """Return `request` with its body compressed, where tritonserver takes that: in an inference.
+
+    It refuses a `generate` and a `generate_stream` with any content-encoding.
+    """
+    if compression is None or request.body is None or not request.path.endswith("/infer"):
+        return request
+    body = gzip.compress(request.body) if compression == "gzip" else zlib.compress(request.body)
+    return request._replace(headers={**request.headers, "Content-Encoding": compression}, body=body)
+
+
 def decode(call: Call, status: int, headers: Mapping[str, str], body: bytes) -> Any:
     """Return the answer to a call; raise Refused where the server gave none, or one that makes no sense."""
     if isinstance(call, Probe) and status in NOT_READY:
@@ -50,7 +76,8 @@ def decode(call: Call, status: int, headers: Mapping[str, str], body: bytes) -> 
     try:
         match call:
             case Infer():
-                return _tensors(body, int(headers[JSON_LENGTH]))
+                # Where no output has a single byte, Triton leaves the length out.
+                return _tensors(body, int(headers.get(JSON_LENGTH, len(body))))
             case GetConfig():
                 return _config(json.loads(body))
             case Probe():
@@ -126,10 +153,16 @@ def _tensors(body: bytes, json_length: int) -> dict[str, Any]:
 
 
 def _config(config: dict[str, Any]) -> ModelConfig:
-    def dims(side: str) -> dict[str, tuple[int, ...]]:
-        return {each["name"]: tuple(map(int, each["dims"])) for each in config[side]}
+    def declared(side: str) -> dict[str, TensorConfig]:
+        return {each["name"]: _declared(each) for each in config[side]}
 
-    return ModelConfig(int(config.get("max_batch_size", 0)), dims("input"), dims("output"))
+    decoupled = bool(config.get("model_transaction_policy", {}).get("decoupled", False))
+    return ModelConfig(int(config.get("max_batch_size", 0)), declared("input"), declared("output"), decoupled)
+
+
+def _declared(config: dict[str, Any]) -> TensorConfig:
+    datatype = datatype_named(config.get("data_type", "TYPE_INVALID"))
+    return TensorConfig(datatype, tuple(map(int, config["dims"])), bool(config.get("optional", False)))
 
 
 def _words(body: bytes) -> str:

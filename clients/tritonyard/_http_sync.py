@@ -11,7 +11,8 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-from tritonyard._http_codec import Body, decode, encode
+from tritonyard._connection import Connection, Headers
+from tritonyard._http_codec import Body, compressed, decode, encode
 from tritonyard._transport import Answer, Call, Deadline, Generate, Refused
 
 # Whatever http.client and sockets raise: http.client turns some nonsense on the wire into ValueError.
@@ -27,8 +28,8 @@ def _refused(error: Exception) -> Refused:
 class HttpTransport:
     """Connections that are kept open between calls; each carries one call at a time."""
 
-    def __init__(self, host: str, port: int):
-        self._host, self._port = host, port
+    def __init__(self, connection: Connection):
+        self._to = connection
         self._idle: deque[_Connection] = deque()
         self._closed = False
 
@@ -38,14 +39,16 @@ class HttpTransport:
 
     def start(self, call: Call, deadline: Deadline) -> "HttpPending":
         """Send on an idle connection, or a new one; the answer waits in the socket."""
+        headers = self._to.headers()
         connection = self._take()
-        connection.send_call(call, deadline)
+        connection.send_call(call, deadline, headers)
         return HttpPending(self, connection, call)
 
     def stream(self, call: Generate, deadline: Deadline) -> "HttpAnswers":
         """Send on a connection of its own, which is closed at the end: beside a generation it costs nothing."""
-        connection = _Connection(self._host, self._port)
-        connection.send_call(call, deadline)
+        headers = self._to.headers()
+        connection = _Connection(self._to)
+        connection.send_call(call, deadline, headers)
         return HttpAnswers(connection)
 
     def give_back(self, connection: "_Connection") -> None:
@@ -69,7 +72,7 @@ class HttpTransport:
                 if connection.alive():
                     return connection
                 connection.close()
-        return _Connection(self._host, self._port)
+        return _Connection(self._to)
 
 
 class HttpPending:
@@ -127,12 +130,16 @@ class _Connection(http.client.HTTPConnection):
 
     deadline: Deadline
 
-    def send_call(self, call: Call | Generate, deadline: Deadline) -> None:
+    def __init__(self, to: Connection):
+        super().__init__(to.address.host, to.address.port)
+        self._to = to
+
+    def send_call(self, call: Call | Generate, deadline: Deadline, headers: Headers) -> None:
         """Send the request of a call; raise Refused, and be closed, where that fails."""
         self.deadline = deadline
-        request = encode(call)
+        request = compressed(encode(call), self._to.compression)
         try:
-            self.request(request.method, request.path, request.body, request.headers)
+            self.request(request.method, request.path, request.body, {**request.headers, **dict(headers)})
         except FAULTS as error:
             self.close()
             raise _refused(error) from None
@@ -145,14 +152,25 @@ class _Connection(http.client.HTTPConnection):
         fault: OSError = OSError(f"no address for {self.host}")
         for *_, address in socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM):
             try:
-                sock = socket.create_connection((str(address[0]), self.port), _seconds(self.deadline))
+                sock = self._open(str(address[0]))
             except OSError as error:
                 fault = error
             else:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 self.sock: Any = _DeadlineSocket(sock, self)
                 return
         raise fault
+
+    def _open(self, address: str) -> socket.socket:
+        sock = socket.create_connection((address, self.port), _seconds(self.deadline))
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._to.ssl is None:
+                return sock
+            sock.settimeout(_seconds(self.deadline))
+            return self._to.ssl.wrap_socket(sock, server_hostname=self.host)
+        except BaseException:
+            sock.close()
+            raise
 
     def alive(self) -> bool:
         """Tell whether an idle connection is still open; one with something to read is not."""
@@ -182,7 +200,8 @@ class _DeadlineSocket:
         """Tell whether the socket is open and has nothing to read."""
         try:
             self._sock.settimeout(0)
-            self._sock.recv(1, socket.MSG_PEEK)
+            # Below TLS, which cannot peek.
+            socket.socket.recv(self._sock, 1, socket.MSG_PEEK)
         except BlockingIOError:
             return True
         except OSError:

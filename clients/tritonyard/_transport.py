@@ -1,7 +1,7 @@
 """What the client asks of a wire protocol: four calls, their answers, and who carries them.
 
 Knows nothing of texts, policy or the error tree. A transport that gets no good answer raises Refused, and
-nothing else but cancellation ever comes out of it.
+nothing else ever comes out of it but cancellation, and what a token of the caller's own raises.
 """
 
 import struct
@@ -12,6 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+
+from tritonyard._datatype import dtype_of
+
+# What a request may say beside its tensors.
+Parameter = bool | int | float | str
 
 
 @dataclass(frozen=True)
@@ -34,8 +39,13 @@ class Infer:
     model: str
     inputs: tuple[Input, ...]
     outputs: tuple[str, ...]
-    parameters: dict[str, bool] = field(default_factory=dict)
+    parameters: dict[str, Parameter] = field(default_factory=dict)
     rows: tuple[int, ...] = ()
+
+    @property
+    def arrays(self) -> "dict[str, np.ndarray[Any, Any]]":
+        """The inputs in numpy form, BYTES as objects of type bytes."""
+        return {each.name: tensor(each.name, each.datatype, list(each.shape), each.raw) for each in self.inputs}
 
 
 @dataclass(frozen=True)
@@ -80,12 +90,26 @@ Answer = dict[str, Any]
 
 
 @dataclass(frozen=True)
+class TensorConfig:
+    """What a model declares of one tensor: `dims` are without the batch dimension, -1 where any size will do."""
+
+    datatype: str
+    dims: tuple[int, ...]
+    optional: bool = False
+
+
+@dataclass(frozen=True)
 class ModelConfig:
-    """What the client uses of a model's configuration: dims by tensor name, without the batch dimension."""
+    """What the client uses of a model's configuration: its tensors by name.
+
+    A `max_batch_size` of 0 means that there is no batch dimension; `decoupled`, that one request may have any
+    number of answers.
+    """
 
     max_batch_size: int
-    inputs: dict[str, tuple[int, ...]]
-    outputs: dict[str, tuple[int, ...]]
+    inputs: dict[str, TensorConfig]
+    outputs: dict[str, TensorConfig]
+    decoupled: bool = False
 
 
 class Refused(Exception):
@@ -165,10 +189,10 @@ def tensor(name: str, datatype: str, shape: list[int], raw: bytes) -> "np.ndarra
 
     All but BYTES is a view of `raw`.
     """
-    from tritonclient.utils import deserialize_bytes_tensor, triton_to_np_dtype
+    from tritonclient.utils import deserialize_bytes_tensor
 
     count = int(np.prod(shape))
-    dtype = triton_to_np_dtype(datatype)
+    dtype = dtype_of(datatype)
     try:
         flat = deserialize_bytes_tensor(raw) if datatype == "BYTES" else np.frombuffer(raw, dtype, count)
         fits = dtype is not None and flat.size == count and (datatype == "BYTES" or flat.nbytes == len(raw))

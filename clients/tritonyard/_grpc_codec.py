@@ -1,0 +1,118 @@
+"""KServe over gRPC as messages: which message a call is, and what an answer says. Touches no channel."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from tritonclient.grpc import model_config_pb2, service_pb2
+
+from tritonyard._datatype import datatype_named
+from tritonyard._transport import (
+    Answer,
+    Call,
+    Generate,
+    GetConfig,
+    Infer,
+    ModelConfig,
+    Probe,
+    Refused,
+    TensorConfig,
+    scalar,
+    tensor,
+)
+
+# Where KServe's message holds the values of a datatype.
+CONTENTS = {
+    "BYTES": "bytes_contents",
+    "BOOL": "bool_contents",
+    "INT32": "int_contents",
+    "UINT64": "uint64_contents",
+    "FP32": "fp32_contents",
+}
+DATA_TYPES = {number: name for name, number in model_config_pb2.DataType.items()}
+# Where it holds a request's parameter.
+PARAMETERS = {bool: "bool_param", int: "int64_param", float: "double_param", str: "string_param"}
+
+
+class Method(NamedTuple):
+    """How a call travels: the stub's method, the message there, and the answer back."""
+
+    name: str
+    encode: Callable[[Any], Any]
+    decode: Callable[[Any], Any]
+
+
+def _infer_request(call: Infer) -> Any:
+    message = service_pb2.ModelInferRequest(model_name=call.model)
+    for each in call.inputs:
+        message.inputs.add(name=each.name, datatype=each.datatype, shape=each.shape)
+        message.raw_input_contents.append(each.raw)
+    for name in call.outputs:
+        message.outputs.add(name=name)
+    for key, value in call.parameters.items():
+        setattr(message.parameters[key], PARAMETERS[type(value)], value)
+    return message
+
+
+def _infer_answer(message: Any) -> Any:
+    raws = message.raw_output_contents
+    if len(raws) != len(message.outputs):
+        raise Refused("INTERNAL", f"{len(message.outputs)} outputs came with {len(raws)} contents")
+    return {
+        output.name: tensor(output.name, output.datatype, list(output.shape), raw)
+        for output, raw in zip(message.outputs, raws, strict=True)
+    }
+
+
+def generate_request(call: Generate) -> Any:
+    """Return the message of a generation."""
+    message = service_pb2.ModelInferRequest(model_name=call.model, id=call.id)
+    for name, (datatype, content) in call.inputs.items():
+        values = [each.encode() if isinstance(each, str) else each for each in content]
+        contents = {CONTENTS[datatype]: values}
+        message.inputs.add(name=name, datatype=datatype, shape=[1, len(values)], contents=contents)
+    return message
+
+
+def generate_answer(message: Any, is_first: bool) -> Answer:
+    """Read one answer of a stream; raise Refused where there is a text without a status in its place.
+
+    Before the first answer, as over HTTP, that is about the request, unless its words say otherwise. (Triton gives real
+    statuses to who sends `triton_grpc_error`; but a hundred refusals so told crash tritonserver 2.51.)
+    """
+    if message.error_message:
+        raise Refused(None if is_first else "UNKNOWN", message.error_message)
+    return {name: scalar(name, array) for name, array in _infer_answer(message.infer_response).items()}
+
+
+def _config(message: Any) -> ModelConfig:
+    config = message.config
+    decoupled = config.model_transaction_policy.decoupled
+    return ModelConfig(config.max_batch_size, _tensors(config.input), _tensors(config.output), decoupled)
+
+
+def _tensors(declared: Any) -> dict[str, TensorConfig]:
+    return {
+        each.name: TensorConfig(
+            datatype_named(DATA_TYPES.get(each.data_type, "TYPE_INVALID")),
+            tuple(each.dims),
+            getattr(each, "optional", False),
+        )
+        for each in declared
+    }
+
+
+def method_of(call: Call) -> Method:
+    """Return how a call that has one answer travels."""
+    match call:
+        case Infer():
+            return Method("ModelInfer", _infer_request, _infer_answer)
+        case GetConfig():
+            return Method("ModelConfig", lambda call: service_pb2.ModelConfigRequest(name=call.model), _config)
+        case Probe(model=None):
+            return Method("ServerReady", lambda _: service_pb2.ServerReadyRequest(), lambda answer: answer.ready)
+        case Probe():
+            return Method(
+                "ModelReady",
+                lambda call: service_pb2.ModelReadyRequest(name=call.model),
+                lambda answer: answer.ready,
+            )
