@@ -43,9 +43,10 @@ check: $(READY) ## ruff, mypy, import rules, unit tests: under a minute
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/pytest -q -n 2 -m "not build and not server and not load and not gpu"
+	@$(BIN)/pytest -q -n 2 -m "not build and not server and not load and not gpu and not wire"
 
-test: check ## check, and everything against the real tritonserver
+test: check ## check, and everything over the wire, most of it against the real tritonserver
+	@$(BIN)/pytest -q -n 2 -m "wire and not build and not server and not load"
 	@$(BIN)/pytest -q -m "(build or server or load) and not gpu"
 
 test-gpu: $(READY) ## what needs an NVIDIA GPU; without one it says that it was skipped

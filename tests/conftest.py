@@ -21,6 +21,13 @@ from yard.main import main
 READY_S = 120.0
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what talks to a fake server over real sockets: too many, at all four transports, for `make check`."""
+    for item in items:
+        if "fake" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.wire)
+
+
 @pytest.fixture(scope="session")
 def engines() -> Engines:
     """The checkout's own store: what `make engines` built is not built again."""

@@ -18,6 +18,8 @@ from tritonyard import (
     ServerUnavailable,
 )
 
+pytestmark = pytest.mark.wire
+
 # --- what the server answers
 
 
