@@ -8,10 +8,10 @@ from pathlib import Path
 
 from ensembles.errors import YardError
 from ensembles.finding import RULES, Finding, Rule
-from ensembles.folder import Folder, check_folder, read_folder
+from ensembles.folder import Folder, check_folder
 from ensembles.joint import check_joints
 from ensembles.signature import check_signature
-from ensembles.wiring import Repository, check_wiring
+from ensembles.wiring import Repository, check_wiring, read_repository
 
 __all__ = ["RULES", "Finding", "Rule", "lint"]
 
@@ -19,14 +19,12 @@ __all__ = ["RULES", "Finding", "Rule", "lint"]
 def lint(repository: Path) -> list[Finding]:
     """Return what is wrong with the model repository, by model, then by rule.
 
-    Every subfolder is a model, hidden ones too, as for the server.
     Raises YardError: there is no such folder.
     """
     if not repository.is_dir():
         raise YardError(f"model repository {repository} is not a folder; build it with `yard repository`")
-    folders = [read_folder(path) for path in sorted(repository.iterdir()) if path.is_dir()]
-    whole = Repository({folder.name: folder for folder in folders})
-    findings = [finding for folder in folders for finding in _check(folder, whole)]
+    whole = read_repository(repository)
+    findings = [finding for folder in whole.folders.values() for finding in _check(folder, whole)]
     return sorted(findings, key=lambda finding: (finding.model, finding.rule))
 
 

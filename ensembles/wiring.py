@@ -6,13 +6,14 @@ Whether the two ends of a tensor fit each other is `ensembles.joint`'s.
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeAlias
 
 from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelEnsembling
 
 from ensembles.errors import near_miss
 from ensembles.finding import Finding, finding
-from ensembles.folder import Folder
+from ensembles.folder import Folder, read_folder
 
 Step: TypeAlias = ModelEnsembling.Step
 
@@ -49,6 +50,11 @@ class Repository:
         models = self.inside(model) if self.steps(model) else {model}
         configs = [self.config(name) for name in models]
         return any(config.model_transaction_policy.decoupled for config in configs if config)
+
+
+def read_repository(path: Path) -> Repository:
+    """Read every model of the repository at `path`: each subfolder is one, hidden ones too, as for the server."""
+    return Repository({folder.name: read_folder(folder) for folder in sorted(path.iterdir()) if folder.is_dir()})
 
 
 def check_wiring(model: str, config: ModelConfig, repository: Repository) -> Iterator[Finding]:

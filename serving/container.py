@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+from pipeline.served import MOUNT
 from serving.deployment import Deployment
 from serving.embedded import ADMIN_HEADER, RESTRICTED, Launch, Ports
 from serving.errors import ServingError
@@ -17,7 +18,6 @@ from serving.site import GPU_IMAGE, IMAGE, Site
 
 DOCKERFILE = Path(__file__).parent / "Dockerfile"
 STANDS_IN = "onnxruntime"
-MODELS = "/models"
 ONNXRUNTIME_GPU = "onnxruntime-gpu[cuda,cudnn]==1.31.1"
 
 
@@ -48,7 +48,7 @@ def run_command(
         f"--publish=127.0.0.1:{ports.http}:8000",
         f"--publish=127.0.0.1:{ports.grpc}:8001",
         f"--publish=127.0.0.1:{ports.metrics}:8002",
-        f"--volume={repository.resolve()}:{MODELS}:ro",
+        f"--volume={repository.resolve()}:{MOUNT}:ro",
         *(f"--volume={host.resolve()}:{inside}" for host, inside in (site.caches if site else {}).items()),
         *mounts,
         site.image.image if site else IMAGE,
@@ -81,7 +81,7 @@ def _loads(models: tuple[str, ...]) -> list[str]:
 
 def _options(key: str, auto_complete: bool) -> list[str]:
     return [
-        f"--model-repository={MODELS}",
+        f"--model-repository={MOUNT}",
         *([] if auto_complete else ["--disable-auto-complete-config"]),
         "--exit-timeout-secs=5",
         f"--http-restricted-api={RESTRICTED}:{ADMIN_HEADER}={key}",

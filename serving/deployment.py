@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ensembles.errors import near_miss
-from ensembles.folder import read_folder
+from ensembles.folder import Folder
+from ensembles.wiring import Repository, read_repository
 from pipeline.gpu_fingerprint import FILE, read_fingerprint
 from serving.errors import ServingError
 
@@ -35,11 +36,7 @@ class Deployment:
 
 def built_models(repository: Path) -> list[str]:
     """Return the ensembles of `repository` whose models all have a version to load."""
-    return [
-        name
-        for name in _ensembles(repository)
-        if all(_versions(repository, each) for each in _members(repository, name))
-    ]
+    return _built(_read(repository))
 
 
 def deployment(repository: Path, models: Sequence[str]) -> Deployment:
@@ -47,21 +44,22 @@ def deployment(repository: Path, models: Sequence[str]) -> Deployment:
 
     Raises ServingError: there is no such ensemble, it was not built, or no image of NVIDIA's serves them together.
     """
-    known = _ensembles(repository)
+    whole = _read(repository)
+    known = _ensembles(whole)
     for name in models:
         if name not in known:
             raise ServingError(f"repository {repository} has no ensemble '{name}'{near_miss(name, known)}")
-    chosen = tuple(models) or tuple(built_models(repository))
+    chosen = tuple(models) or tuple(_built(whole))
     if not chosen:
         raise ServingError(f"repository {repository} holds no built model; run `yard repository --profile gpu`")
-    members = tuple(sorted({member for name in chosen for member in _members(repository, name)}))
+    members = tuple(sorted({member for name in chosen for member in _members(whole, name)}))
     for member in members:
-        if not _versions(repository, member):
+        if not _is_built(whole, member):
             raise ServingError(
                 f"model '{member}' of {repository} has no version to load: its engine was not built; run "
                 "`yard engines --profile gpu` on the machine with the GPU, then `yard repository --profile gpu`"
             )
-    backends = {member: _backend(repository, member) for member in members}
+    backends = {member: config.backend for member in members if (config := whole.config(member))}
     llm = [name for name, backend in backends.items() if backend in LLM_BACKENDS]
     other = [name for name, backend in backends.items() if backend not in LLM_BACKENDS | NEUTRAL]
     if llm and other:
@@ -75,41 +73,38 @@ def deployment(repository: Path, models: Sequence[str]) -> Deployment:
         members=members,
         decoders=decoders,
         needs_llm=bool(llm),
-        ranks=_ranks(repository, decoders),
+        ranks=_ranks(whole, decoders),
         auto_complete="llmapi" in backends.values(),
     )
 
 
-def _ranks(repository: Path, decoders: Sequence[str]) -> int:
-    ranks = {name: _fingerprint_ranks(repository, name) for name in decoders}
+def _ranks(whole: Repository, decoders: Sequence[str]) -> int:
+    ranks = {name: _fingerprint_ranks(whole.folders[name]) for name in decoders}
     if len(set(ranks.values())) > 1:
         told = ", ".join(f"'{name}' on {count}" for name, count in ranks.items())
         raise ServingError(f"engines over different numbers of GPUs need a server each: {told}; name one model")
     return next(iter(ranks.values()), 1)
 
 
-def _fingerprint_ranks(repository: Path, decoder: str) -> int:
-    return read_fingerprint(_versions(repository, decoder)[-1] / FILE).ranks
+def _fingerprint_ranks(folder: Folder) -> int:
+    return read_fingerprint(folder.path / folder.versions[max(folder.served)] / FILE).ranks
 
 
-def _versions(repository: Path, model: str) -> list[Path]:
-    return sorted(each for each in (repository / model).glob("[0-9]*") if each.is_dir())
+def _read(repository: Path) -> Repository:
+    return read_repository(repository) if repository.is_dir() else Repository({})
 
 
-def _ensembles(repository: Path) -> list[str]:
-    configs = sorted(repository.glob("*/config.pbtxt"))
-    return [config.parent.name for config in configs if _steps(repository, config.parent.name)]
+def _ensembles(whole: Repository) -> list[str]:
+    return [name for name in whole.folders if whole.steps(name)]
 
 
-def _steps(repository: Path, model: str) -> list[str]:
-    config = read_folder(repository / model).config
-    return [step.model_name for step in config.ensemble_scheduling.step] if config else []
+def _members(whole: Repository, ensemble: str) -> set[str]:
+    return {ensemble, *whole.inside(ensemble)}
 
 
-def _members(repository: Path, model: str) -> list[str]:
-    return [model, *_steps(repository, model)]
+def _built(whole: Repository) -> list[str]:
+    return [name for name in _ensembles(whole) if all(_is_built(whole, member) for member in _members(whole, name))]
 
 
-def _backend(repository: Path, model: str) -> str:
-    config = read_folder(repository / model).config
-    return config.backend if config else ""
+def _is_built(whole: Repository, model: str) -> bool:
+    return model in whole.folders and bool(whole.folders[model].served)
