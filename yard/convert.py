@@ -10,8 +10,8 @@ from pipeline.checkpoint import locate
 from pipeline.draft import source_of
 from pipeline.fingerprint import FileDigests
 from pipeline.gpu_engines import Dtype, Quantisation, TensorRtLlmEngine
-from pipeline.tensorrt_llm.engine_plan import checkpoint_settings
 from pipeline.tensorrt_llm.export import export
+from pipeline.tensorrt_llm.settings import checkpoint_settings
 from yard.checkout import ARTIFACTS, RECIPES, shown
 from yard.console import progress, say
 

@@ -11,7 +11,6 @@ from typing import Any, TypeAlias
 
 from pipeline.checkpoint import CheckpointError
 from pipeline.gpu_engines import (
-    WEIGHT_ONLY,
     LlmApiEngine,
     OnnxDecoderEngine,
     OnnxEncoderEngine,
@@ -22,6 +21,7 @@ from pipeline.recipe import EmbedLimits, GenerateLimits
 from pipeline.tensorrt_llm.family import Model
 from pipeline.tensorrt_llm.layout import layout
 from pipeline.tensorrt_llm.quantised_checkpoint import LINEAR, Quantisation, expected_tensors
+from pipeline.tensorrt_llm.settings import checkpoint_settings
 from pipeline.tensorrt_llm.split import Split
 
 DecoderEngine: TypeAlias = TensorRtLlmEngine | LlmApiEngine | OnnxDecoderEngine
@@ -42,7 +42,7 @@ PREFILL = 64
 # By the names of config.json, of recipes, and of safetensors' headers.
 ITEM = {"float32": 4, "float16": 2, "bfloat16": 2, "fp32": 4, "fp16": 2}
 STORED = {"F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "I8": 1}
-WEIGHT_BITS = {"w8a16": 8, "w4a16": 4}
+WEIGHT_BITS = {"W8A16": 8, "W4A16": 4}
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,8 @@ def split_of(engine: DecoderEngine) -> Split:
     """Return how `engine` is split over GPUs."""
     match engine:
         case TensorRtLlmEngine():
-            weight_only = WEIGHT_ONLY.get(engine.quantisation) if engine.quantisation else None
-            return Split(engine.tp, engine.pp, engine.dtype, weight_only)
+            settings = checkpoint_settings(engine)
+            return settings if isinstance(settings, Split) else settings.split
         case LlmApiEngine():
             return Split(engine.tp, engine.pp)
         case OnnxDecoderEngine():
@@ -113,13 +113,11 @@ def _items(engine: DecoderEngine, config: Mapping[str, Any]) -> tuple[int, int]:
 
 def _weights(engine: DecoderEngine, split: Split, model: Model, item: int) -> list[int]:
     """The bytes of each rank's weights, their scales included."""
-    quantisation = engine.quantisation if isinstance(engine, TensorRtLlmEngine) else None
-    match engine, quantisation:
-        case TensorRtLlmEngine(), "fp8" | "int8_sq" | "int4_awq" | "w4a8_awq":
-            settings = Quantisation(quantisation, engine.kv_cache, engine.tp, engine.pp, engine.dtype)
-            ranks = expected_tensors(model, settings)
-            return [sum(STORED[dtype] * prod(shape) for dtype, shape in rank.values()) for rank in ranks]
-    bits = WEIGHT_BITS.get(quantisation or "")
+    settings = checkpoint_settings(engine) if isinstance(engine, TensorRtLlmEngine) else split
+    if isinstance(settings, Quantisation):
+        ranks = expected_tensors(model, settings)
+        return [sum(STORED[dtype] * prod(shape) for dtype, shape in rank.values()) for rank in ranks]
+    bits = WEIGHT_BITS.get(settings.quantisation or "")
     targets = layout(model, split).targets
     return [sum(_tensor(name, shape, item, bits) for name, shape in rank.items()) for rank in targets]
 

@@ -16,7 +16,7 @@ from pipeline.docker_command import docker_command, is_here, pull
 from pipeline.fingerprint import FileDigests, tool_versions
 from pipeline.generate_plan import require_context
 from pipeline.gpu import Gpu
-from pipeline.gpu_engines import WEIGHT_ONLY, TensorRtLlmEngine
+from pipeline.gpu_engines import TensorRtLlmEngine
 from pipeline.gpu_fingerprint import FILE, GpuFingerprint, write_fingerprint
 from pipeline.gpu_fit import require_fit
 from pipeline.onnx_decoder import CHAT, DECODER
@@ -28,12 +28,12 @@ from pipeline.store import Report, Step, Store
 from pipeline.tensorrt_llm import calibration, quantise
 from pipeline.tensorrt_llm.build_command import TOOL, build_command, engine_limits
 from pipeline.tensorrt_llm.engine_build import build_engine
-from pipeline.tensorrt_llm.export import Settings, write_checkpoint
+from pipeline.tensorrt_llm.export import write_checkpoint
 from pipeline.tensorrt_llm.family import read_model
 from pipeline.tensorrt_llm.golden import golden_request
-from pipeline.tensorrt_llm.quantised_checkpoint import Quantisation as Quantised
+from pipeline.tensorrt_llm.quantised_checkpoint import Quantisation
 from pipeline.tensorrt_llm.serving_parameters import TOKENIZER_INFO
-from pipeline.tensorrt_llm.split import Split
+from pipeline.tensorrt_llm.settings import checkpoint_settings
 from pipeline.tensorrt_llm.tokenizer_info import write_tokenizer_info
 from pipeline.tensorrt_version import tensorrt_version
 
@@ -171,15 +171,6 @@ def printed_commands(recipe: GenerateRecipe, engine: TensorRtLlmEngine) -> list[
     return [by_hand, docker_command(container_image(engine.release).image, argv, mounts)]
 
 
-def checkpoint_settings(engine: TensorRtLlmEngine) -> Settings:
-    """Return how the TensorRT-LLM checkpoint of `engine` is made of the Hugging Face one."""
-    quantisation = engine.quantisation
-    if quantisation is None or quantisation == "w8a16" or quantisation == "w4a16":
-        weights = WEIGHT_ONLY[quantisation] if quantisation else None
-        return Split(engine.tp, engine.pp, engine.dtype, weights)
-    return Quantised(quantisation, engine.kv_cache, engine.tp, engine.pp, engine.dtype)
-
-
 def _checkpoint(engine: TensorRtLlmEngine, folder: Path, out: Path, report: Report) -> Mapping[str, Any]:
     """Write the TensorRT-LLM checkpoint that `engine` is built from; return the facts.
 
@@ -217,7 +208,7 @@ def plan_engine(
     if conversion is None:
         _require_context(recipe, folder)
     split = {key: getattr(engine, key) for key in ("tp", "pp", "dtype", "quantisation", "kv_cache")}
-    calibrated = engine.quantisation is not None and engine.quantisation not in WEIGHT_ONLY
+    calibrated = isinstance(checkpoint_settings(engine), Quantisation)
     covers: dict[str, Any] = {
         "checkpoint": pinned,
         "split": split,

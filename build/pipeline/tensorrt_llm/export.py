@@ -6,14 +6,14 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from pipeline.checkpoint import GGUF, CheckpointError, checkpoint_digest, checkpoint_files
 from pipeline.fingerprint import FileDigests, file_digest
 from pipeline.store import Report, StoreError
 from pipeline.tensorrt_llm.convert import convert, read_plan
 from pipeline.tensorrt_llm.quantise import quantise, require_modelopt, require_quantisable
-from pipeline.tensorrt_llm.quantised_checkpoint import Quantisation
+from pipeline.tensorrt_llm.settings import Settings
 from pipeline.tensorrt_llm.split import Split
 
 MANIFEST = "manifest.json"
@@ -26,10 +26,6 @@ class Export:
     folder: Path
     manifest: Mapping[str, Any]
     unchanged: bool
-
-
-# What a checkpoint is made as: plain weights that are split, or quantised by modelopt.
-Settings: TypeAlias = Split | Quantisation
 
 
 def write_checkpoint(source: Path, out: Path, settings: Settings, report: Report) -> Mapping[str, Any]:
