@@ -21,6 +21,11 @@ STANDS_IN = "onnxruntime"
 ONNXRUNTIME_GPU = "onnxruntime-gpu[cuda,cudnn]==1.31.1"
 
 
+def builds_image(site: Site | None) -> bool:
+    """Whether the image is one that we make: TensorRT-LLM's is served from as it is."""
+    return site is None or not site.deployment.needs_llm
+
+
 def build_command(site: Site | None = None) -> list[str]:
     """Return the argv that builds the image, for the CPU or for a `site` with GPUs."""
     image = ["--build-arg", f"ONNXRUNTIME={ONNXRUNTIME_GPU}", "--tag", GPU_IMAGE] if site else ["--tag", IMAGE]
@@ -96,10 +101,14 @@ def _gpu_options(visible: str | None) -> list[str]:
 
 
 def build_image(site: Site | None = None) -> None:
-    """Build the image, for the CPU or for a `site` with GPUs; layers that are there already cost nothing.
+    """Build the image, for the CPU or for a `site` with GPUs, where it is one that we make.
+
+    Layers that are there already cost nothing.
 
     Raises ServingError with Docker's own words.
     """
+    if not builds_image(site):
+        return
     if shutil.which("docker") is None:
         raise ServingError("--runtime docker needs the docker command, which is not on PATH; install Docker")
     done = subprocess.run(build_command(site), capture_output=True, text=True, check=False)

@@ -63,11 +63,12 @@ def serve(
         return
     if site:
         site.require_machine()
-    if (runtime == "docker" or site) and not (site and site.deployment.needs_llm):
+    in_docker = runtime == "docker" or site is not None
+    if in_docker:
         with progress("docker") as report:
             report("building the image")
             container.build_image(site)
-    launch = container.launcher(shm_size, site) if runtime == "docker" or site else embedded.launch
+    launch = container.launcher(shm_size, site) if in_docker else embedded.launch
     deployment = site.deployment if site else None
     server = Server(
         checkout.repository(profile), BACKENDS, ports, log_file(profile, ports), launch, deployment=deployment
@@ -101,8 +102,7 @@ def own_server(profile: Profile) -> Server:
         return Server(repository, BACKENDS, ports, log)
     site = gpu_site(())
     site.require_machine()
-    if not site.deployment.needs_llm:
-        container.build_image(site)
+    container.build_image(site)
     return Server(repository, BACKENDS, ports, log, container.launcher("1g", site), deployment=site.deployment)
 
 
@@ -128,7 +128,7 @@ def log_file(profile: str, ports: Ports) -> Path:
 def _print(profile: Profile, runtime: str | None, ports: Ports, shm_size: str, site: Site | None) -> None:
     repository = checkout.repository(profile)
     if runtime == "docker" or site:
-        if not (site and site.deployment.needs_llm):
+        if container.builds_image(site):
             say(shlex.join(container.build_command(site)))
         say(shlex.join(container.run_command(repository, BACKENDS, ports, "tritonyard", "KEY", shm_size, site)))
     else:
