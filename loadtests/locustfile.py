@@ -155,13 +155,14 @@ class OpenLoop(locust.User):  # type: ignore[misc] # locust comes without types
         # Once, and before the SDK imports tritonclient, which is why that is here: without it every call would
         # block the loop, and queueing go unseen. Not sooner: Locust forks its workers after it has read this file.
         _befriend_gevent_and_grpc()
-        from tritonyard import Client
+        from tritonyard import Client, Retry
 
         options, self._part = self.environment.parsed_options, self.environment.parts.get()
         self._scenario = load(Path(options.scenario_file) if options.scenario_file else locate(options.scenario))
         if options.run_dir:
             self._writer = SampleWriter(worker_directory(Path(options.run_dir), self._part.place, self._part.workers))
-        self._client = Client(self.environment.host)
+        # A request that failed has failed: one sent again would hide it, and add to the traffic.
+        self._client = Client(self.environment.host, retry=Retry(attempts=1))
         # A full collection would stop everything for 20 ms; what is there now stays, and need not be looked at again.
         gc.collect()
         gc.freeze()

@@ -217,11 +217,11 @@ def test_idle_connections_are_used_again_and_closed():
     with fake_http() as fake, Client(fake.url, model="minilm") as client:
         for _ in range(5):
             client.embed("a")
-        assert len(client._transport._idle) == 1
+        assert len(client._endpoints.all[0].transport._idle) == 1
         client.embed(["word " * 150] * 60)
-        assert len(client._transport._idle) == client.concurrency
+        assert len(client._endpoints.all[0].transport._idle) == client.concurrency
         client.close()
-        assert not client._transport._idle
+        assert not client._endpoints.all[0].transport._idle
 
 
 def test_no_heavy_or_foreign_imports():

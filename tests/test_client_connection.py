@@ -142,7 +142,7 @@ def test_idle_connections_over_tls_are_used_again_and_left_when_dead(certificate
             client = Client(front.url, model="minilm", tls=tls_of(certificates), timeout=2)
             for _ in range(3):
                 client.embed("a")
-            (idle,) = client._transport._idle
+            (idle,) = client._endpoints.all[0].transport._idle
             assert idle.alive()
         deadline = time.monotonic() + 2
         while idle.alive():

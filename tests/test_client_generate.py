@@ -211,7 +211,7 @@ def test_a_body_is_cut_alike_however_it_arrives(texts, data):
     body = b"".join(b"data: %s\n\n" % json.dumps({"t": text}, ensure_ascii=False).encode() for text in texts)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(body)))))
     parts = [body[start:end] for start, end in zip([0, *cuts], [*cuts, len(body)], strict=True)]
-    cutter = Body(200)
+    cutter = Body(200, {})
     found = [answer["t"] for part in [*filter(None, parts), b""] for answer in cutter.cut(part)]
     assert found == texts
 

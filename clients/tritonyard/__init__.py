@@ -27,8 +27,10 @@ from tritonyard._errors import (
     ServerUnavailable,
     TritonyardError,
 )
+from tritonyard._event import Event
 from tritonyard._generation import Delta, Generation, Options, Timing, Usage
 from tritonyard._mock import MockTransport
+from tritonyard._retry import Retry
 from tritonyard._stream import AsyncStream, Stream
 from tritonyard._transport import Generate, GetConfig, Infer, ModelConfig, Probe, TensorConfig
 
@@ -40,6 +42,7 @@ __all__ = [
     "ClientClosed",
     "DeadlineExceeded",
     "Delta",
+    "Event",
     "Generate",
     "Generation",
     "GetConfig",
@@ -50,6 +53,7 @@ __all__ = [
     "ModelNotFound",
     "Options",
     "Probe",
+    "Retry",
     "ServerFailed",
     "ServerOverloaded",
     "ServerUnavailable",

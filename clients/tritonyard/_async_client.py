@@ -7,21 +7,26 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from tritonyard._base import BaseClient
-from tritonyard._connection import DEFAULT_URL, Address, AsyncToken, Compression, Connection, Tls
+from tritonyard._connection import DEFAULT_URL, AsyncToken, Compression, Connection, Tls
 from tritonyard._datatype import Array
+from tritonyard._driver import async_carried_out
 from tritonyard._errors import TritonyardError
 from tritonyard._flows import Embeddings, Flow, Result, embedding, probing
 from tritonyard._generation import Generation, Options, chatting, prompting, spelled_out
 from tritonyard._infer import inferring, one_mapping
 from tritonyard._mock import MockTransport
+from tritonyard._policy import OnEvent, Send, Wait
+from tritonyard._retry import DEFAULT_RETRY, Retry
 from tritonyard._stream import AsyncStream, generation
-from tritonyard._transport import AsyncTransport, Call, Deadline, Generate, Parameter
+from tritonyard._tracing import Operation
+from tritonyard._transport import AsyncTransport, Call, Generate, Parameter
 
 if TYPE_CHECKING:
+    from opentelemetry.trace import Tracer
     from typing_extensions import Unpack
 
 
-class AsyncClient(BaseClient):
+class AsyncClient(BaseClient[AsyncTransport]):
     """The asynchronous Client: the same methods, results and errors, to be awaited.
 
     It belongs to the event loop of its first call. Use it as an async context manager, or await `close()`. `token` may
@@ -31,7 +36,7 @@ class AsyncClient(BaseClient):
 
     def __init__(
         self,
-        url: str = DEFAULT_URL,
+        url: str | Sequence[str] = DEFAULT_URL,
         *,
         model: str | None = None,
         timeout: float = 30.0,
@@ -40,11 +45,25 @@ class AsyncClient(BaseClient):
         headers: Mapping[str, str] | None = None,
         token: AsyncToken | None = None,
         compression: Compression | None = None,
+        retry: Retry = DEFAULT_RETRY,
+        on_event: OnEvent | None = None,
+        tracer: "Tracer | None" = None,
         transport: MockTransport | None = None,
     ):
-        connection = Connection(Address(url), tls, headers, token, compression)
-        super().__init__(connection, model, timeout, concurrency)
-        self._transport: AsyncTransport = transport.awaited() if transport is not None else _connect(connection)
+        super().__init__(
+            _connect if transport is None else lambda _: transport.awaited(),
+            url,
+            model,
+            timeout,
+            concurrency,
+            tls,
+            headers,
+            token,
+            compression,
+            retry,
+            on_event,
+            tracer,
+        )
 
     async def embed(
         self,
@@ -55,7 +74,9 @@ class AsyncClient(BaseClient):
         timeout: float | None = None,
     ) -> Embeddings:
         """Return the embeddings of `texts`, FP32 [n, hidden], row for text; see `Client.embed`."""
-        return await self._run(embedding(texts, self._named(model), truncate, self._configs), timeout)
+        name = self._named(model)
+        with self._operation("embed", name, timeout) as operation:
+            return await self._run(embedding(texts, name, truncate, self._configs), operation)
 
     @overload
     def generate(
@@ -68,7 +89,8 @@ class AsyncClient(BaseClient):
         self, prompt: str, *, stream: bool = False, **options: "Unpack[Options]"
     ) -> Coroutine[Any, Any, Generation] | AsyncStream:
         """Await for what the model writes after `prompt`, or iterate with `stream=True`; see `Client.generate`."""
-        return self._answer(prompting(self._named(options.get("model")), prompt, stream, options), options)
+        call = prompting(self._named(options.get("model")), prompt, stream, options)
+        return self._answer("generate", call, options.get("timeout"))
 
     @overload
     def chat(
@@ -83,7 +105,8 @@ class AsyncClient(BaseClient):
         self, messages: Sequence[Mapping[str, str]], *, stream: bool = False, **options: "Unpack[Options]"
     ) -> Coroutine[Any, Any, Generation] | AsyncStream:
         """Await for the model's answer to `messages`, or iterate with `stream=True`; see `Client.chat`."""
-        return self._answer(chatting(self._named(options.get("model")), messages, stream, options), options)
+        call = chatting(self._named(options.get("model")), messages, stream, options)
+        return self._answer("chat", call, options.get("timeout"))
 
     async def infer(
         self,
@@ -93,25 +116,31 @@ class AsyncClient(BaseClient):
         inputs: Mapping[str, object] | None = None,
         outputs: Sequence[str] | str | None = None,
         parameters: Mapping[str, Parameter] | None = None,
+        idempotent: bool = False,
         timeout: float | None = None,
         **arrays: object,
     ) -> dict[str, Array]:
         """Ask any model: its inputs by name, its outputs by name, as numpy arrays; see `Client.infer`."""
-        given = one_mapping(inputs, arrays)
-        return await self._run(inferring(self._named(model), given, outputs, parameters, self._configs), timeout)
+        name, given = self._named(model), one_mapping(inputs, arrays)
+        with self._operation("infer", name, timeout) as operation:
+            return await self._run(inferring(name, given, outputs, parameters, idempotent, self._configs), operation)
 
     async def ready(self, *, timeout: float | None = None) -> bool:
         """Tell whether the server is there and all its models are loaded; see `Client.ready`."""
-        return await self._run(probing(None), timeout)
+        with self._operation("ready", None, timeout) as operation:
+            return await self._run(probing(None), operation)
 
     async def model_ready(self, model: str | None = None, *, timeout: float | None = None) -> bool:
         """Tell whether `model` is loaded; see `Client.model_ready`."""
-        return await self._run(probing(self._named(model)), timeout)
+        name = self._named(model)
+        with self._operation("model_ready", name, timeout) as operation:
+            return await self._run(probing(name), operation)
 
     async def close(self) -> None:
         """Close all connections. Calls under way in other tasks may end with ClientClosed."""
-        self._closed = True
-        await self._transport.close()
+        self._policy.closed = True
+        for each in self._endpoints.all:
+            await each.transport.close()
 
     async def __aenter__(self) -> "AsyncClient":
         return self
@@ -121,18 +150,19 @@ class AsyncClient(BaseClient):
     ) -> None:
         await self.close()
 
-    def _answer(self, call: Generate, options: Options) -> Coroutine[Any, Any, Generation] | AsyncStream:
-        deadline = self._deadline(options.get("timeout"))
-        stream = AsyncStream(lambda: self._transport.stream(call, deadline), self._typed(call, deadline))
+    def _answer(
+        self, method: str, call: Generate, timeout: float | None
+    ) -> Coroutine[Any, Any, Generation] | AsyncStream:
+        operation = self._operation(method, call.model, timeout)
+        stream = AsyncStream(self._policy.attempts(call, operation), self._do, operation)
         return stream if call.stream else _whole(stream)
 
-    async def _run(self, flow: Flow[Result], timeout: float | None) -> Result:
-        deadline = self._deadline(timeout)
+    async def _run(self, flow: Flow[Result], operation: Operation) -> Result:
         try:
             calls = next(flow)
             while True:
                 try:
-                    answers = await self._perform(calls, deadline)
+                    answers = await self._perform(calls, operation)
                 except TritonyardError as error:
                     calls = flow.throw(error)
                 else:
@@ -141,10 +171,10 @@ class AsyncClient(BaseClient):
             result: Result = end.value
             return result
 
-    async def _perform(self, calls: Sequence[Call], deadline: Deadline) -> list[Any]:
+    async def _perform(self, calls: Sequence[Call], operation: Operation) -> list[Any]:
         """Return the answers to `calls` in order; the first error gives up what is under way."""
         if len(calls) == 1:
-            return [await self._ask(calls[0], deadline)]
+            return [await self._ask(calls[0], operation)]
         window: deque[asyncio.Task[Any]] = deque()
         answers = []
         try:
@@ -152,7 +182,7 @@ class AsyncClient(BaseClient):
                 if len(window) == self.concurrency:
                     answers.append(await window[0])
                     window.popleft()
-                window.append(asyncio.ensure_future(self._ask(call, deadline)))
+                window.append(asyncio.ensure_future(self._ask(call, operation)))
             while window:
                 answers.append(await window[0])
                 window.popleft()
@@ -162,9 +192,18 @@ class AsyncClient(BaseClient):
                 task.cancel()
             await asyncio.gather(*window, return_exceptions=True)
 
-    async def _ask(self, call: Call, deadline: Deadline) -> Any:
-        with self._typed(call, deadline):
-            return await self._transport.ask(call, deadline)
+    async def _ask(self, call: Call, operation: Operation) -> Any:
+        return await async_carried_out(self._policy.attempts(call, operation), self._do)
+
+    async def _do(self, step: Send[AsyncTransport] | Wait) -> Any:
+        """Do one step and wait for what comes of it: the answer to a call, to a Generate what its answers come from."""
+        if isinstance(step, Wait):
+            return await asyncio.sleep(step.seconds)
+        headers = await step.endpoint.connection.awaited_headers(step.deadline) + step.headers
+        transport = step.endpoint.transport
+        if isinstance(step.call, Generate):
+            return transport.stream(step.call, step.deadline, headers)
+        return await transport.ask(step.call, step.deadline, headers)
 
 
 async def _whole(stream: AsyncStream) -> Generation:

@@ -1,31 +1,62 @@
-"""What both clients are: settings that are checked, models that are remembered, errors that are worded."""
+"""What both clients are: settings that are checked, models that are remembered, addresses that take turns."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Generic
 
-from tritonyard._connection import Connection, tls_mend
-from tritonyard._errors import ClientClosed, DeadlineExceeded, InvalidRequest, ServerUnavailable, kind_of
-from tritonyard._flows import callers_words, utf8
-from tritonyard._transport import Call, Deadline, Generate, ModelConfig, Refused
+from tritonyard._connection import Address, AsyncToken, Compression, Connection, Tls
+from tritonyard._endpoints import Carrier, Endpoint, Endpoints
+from tritonyard._errors import ClientClosed, InvalidRequest
+from tritonyard._flows import utf8
+from tritonyard._policy import OnEvent, Policy
+from tritonyard._retry import Retry
+from tritonyard._tracing import Operation
+from tritonyard._transport import Deadline, ModelConfig
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Tracer
 
 
-class BaseClient:
-    """The part of a client that neither waits nor sends."""
+class BaseClient(Generic[Carrier]):
+    """The part of a client that neither waits nor sends; `connect` makes what carries calls to one address."""
 
-    def __init__(self, connection: Connection, model: str | None, timeout: float, concurrency: int):
-        self._connection = connection
-        self.url = str(connection.address)
+    def __init__(
+        self,
+        connect: Callable[[Connection], Carrier],
+        url: str | Sequence[str],
+        model: str | None,
+        timeout: float,
+        concurrency: int,
+        tls: Tls | None,
+        headers: Mapping[str, str] | None,
+        token: AsyncToken | None,
+        compression: Compression | None,
+        retry: Retry,
+        on_event: OnEvent | None,
+        tracer: "Tracer | None",
+    ):
+        connections = [Connection(each, tls, headers, token, compression) for each in _addresses(url)]
+        self.urls = tuple(str(each.address) for each in connections)
         self.model = model
         self.timeout = _seconds(timeout)
         if not isinstance(concurrency, int) or concurrency < 1:
             raise InvalidRequest(f"concurrency {concurrency!r} is not a whole number of 1 or more")
+        if not isinstance(retry, Retry):
+            raise InvalidRequest(f"retry is {type(retry).__name__}; pass Retry(attempts=...), with 1 for never again")
         self.concurrency = concurrency
         self._configs: dict[str, ModelConfig] = {}
-        self._closed = False
+        self._tracer = tracer
+        self._endpoints = Endpoints([Endpoint(each, connect(each)) for each in connections])
+        self._policy = Policy(self._endpoints, retry, on_event)
+
+    @property
+    def url(self) -> str:
+        """The first of `urls`."""
+        return self.urls[0]
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.url!r}, model={self.model!r}, timeout={self.timeout:g})"
+        urls = ", ".join(map(repr, self.urls))
+        return f"{type(self).__name__}({urls}, model={self.model!r}, timeout={self.timeout:g})"
 
     def _named(self, model: str | None) -> str:
         name = self.model if model is None else model
@@ -34,27 +65,24 @@ class BaseClient:
         utf8(name, "the model's name")
         return name
 
-    def _deadline(self, timeout: float | None) -> Deadline:
-        if self._closed:
+    def _operation(self, name: str, model: str | None, timeout: float | None) -> Operation:
+        """Begin one call of a method: its budget runs from here."""
+        if self._policy.closed:
             raise ClientClosed("the client is closed", url=self.url)
-        return Deadline(self.timeout if timeout is None else _seconds(timeout))
+        deadline = Deadline(self.timeout if timeout is None else _seconds(timeout))
+        return Operation(name, model, deadline, self._tracer)
 
-    @contextmanager
-    def _typed(self, call: Call | Generate, deadline: Deadline) -> Iterator[None]:
-        """Turn what a transport raises within into an error of this package."""
-        try:
-            yield
-        except Refused as refused:
-            words = callers_words(call, refused.words)
-            kind = ClientClosed if self._closed else kind_of(refused.status, words)
-            fact = words or f"the server answered {refused.status}"
-            if kind is DeadlineExceeded:
-                what = "complete answer" if isinstance(call, Generate) else "answer"
-                fact = f"no {what} within {deadline.timeout:g} s"
-            error = kind(fact, model=call.model, url=self.url, status=refused.status, words=refused.words or None)
-            if kind is ServerUnavailable and self._connection.tls is not None:
-                error.mend = tls_mend(words) or error.mend
-            raise error from None
+
+def _addresses(url: str | Sequence[str]) -> list[Address]:
+    urls = [url] if isinstance(url, str) or not isinstance(url, Sequence) else list(url)
+    if not urls:
+        raise InvalidRequest("url is empty; name at least one address")
+    addresses = [Address(each) for each in urls]
+    named = [str(each) for each in addresses]
+    for each in named:
+        if named.count(each) > 1:
+            raise InvalidRequest(f"url names '{each}' twice; leave one of them out")
+    return addresses
 
 
 def _seconds(timeout: float) -> float:

@@ -1,32 +1,45 @@
 """The synchronous client, and the driver that carries a flow's calls over a transport."""
 
+import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from tritonyard._base import BaseClient
-from tritonyard._connection import DEFAULT_URL, Address, Compression, Connection, Tls, Token
+from tritonyard._connection import DEFAULT_URL, Compression, Connection, Tls, Token
 from tritonyard._datatype import Array
+from tritonyard._driver import Do, advanced, carried_out
 from tritonyard._errors import TritonyardError
 from tritonyard._flows import Embeddings, Flow, Result, embedding, probing
 from tritonyard._generation import Generation, Options, chatting, prompting, spelled_out
 from tritonyard._infer import inferring, one_mapping
 from tritonyard._mock import MockTransport
+from tritonyard._policy import OnEvent, Send, Steps, Wait
+from tritonyard._retry import DEFAULT_RETRY, Retry
 from tritonyard._stream import Stream, generation
-from tritonyard._transport import Call, Deadline, Generate, Parameter, Pending, Transport
+from tritonyard._tracing import Operation
+from tritonyard._transport import Call, Generate, Headers, Infer, Parameter, Pending, Refused, Transport
 
 if TYPE_CHECKING:
+    from opentelemetry.trace import Tracer
     from typing_extensions import Unpack
 
 
-class Client(BaseClient):
-    """A client of one Triton server, over gRPC (`grpc://host:port`, the default) or HTTP (`http://host:port`).
+class Client(BaseClient[Transport]):
+    """A client of a Triton server, or of several alike, over gRPC (`grpc://host:port`, the default) or HTTP (`http://host:port`).
 
     `model` is used where a call names none. `timeout` (seconds) is the budget of a whole call, all its
     requests together. `concurrency` is how many requests of one call are under way at once. Safe to use from
     many threads, and from greenlets (`grpc.experimental.gevent.init_gevent()` first). Use it as a context
     manager, or call `close()`.
+
+    `url` may be a list: calls go to its addresses in turn, each is asked whether it is ready before its first call and
+    after it failed, and what one cannot take goes to the next. `retry` says how often and when a call is sent again,
+    where that cannot make a server do it twice: nobody was there, or the server had not begun. Where the connection
+    breaks before the first of the answer, only what is idempotent is sent again: `embed` is, `infer`, `generate` and
+    `chat` are if their `idempotent` says so. `on_event` is told of each such decision (Event); `tracer`, of
+    OpenTelemetry, gets a span of each call and of each attempt, which goes with the request as `traceparent`.
 
     `grpcs://` and `https://` are encrypted, with the PEM files that `tls` names. `headers` go with every request, and
     `token` as its bearer token: a str, or a callable that is asked before each request (keep a token there until it is
@@ -38,7 +51,7 @@ class Client(BaseClient):
 
     def __init__(
         self,
-        url: str = DEFAULT_URL,
+        url: str | Sequence[str] = DEFAULT_URL,
         *,
         model: str | None = None,
         timeout: float = 30.0,
@@ -47,11 +60,27 @@ class Client(BaseClient):
         headers: Mapping[str, str] | None = None,
         token: Token | None = None,
         compression: Compression | None = None,
+        retry: Retry = DEFAULT_RETRY,
+        on_event: OnEvent | None = None,
+        tracer: "Tracer | None" = None,
         transport: MockTransport | None = None,
     ):
-        connection = Connection(Address(url), tls, headers, token, compression)
-        super().__init__(connection, model, timeout, concurrency)
-        self._transport: Transport = transport if transport is not None else _connect(connection)
+        super().__init__(
+            _connect if transport is None else lambda _: transport,
+            url,
+            model,
+            timeout,
+            concurrency,
+            tls,
+            headers,
+            token,
+            compression,
+            retry,
+            on_event,
+            tracer,
+        )
+        # Who waits to send something again is woken by it.
+        self._end = threading.Event()
 
     def embed(
         self,
@@ -73,7 +102,9 @@ class Client(BaseClient):
         ModelNotFound, AccessDenied, DeadlineExceeded, ServerUnavailable, ServerOverloaded, ServerFailed,
         ClientClosed.
         """
-        return self._run(embedding(texts, self._named(model), truncate, self._configs), timeout)
+        name = self._named(model)
+        with self._operation("embed", name, timeout) as operation:
+            return self._run(embedding(texts, name, truncate, self._configs), operation)
 
     @overload
     def generate(self, prompt: str, *, stream: Literal[False] = False, **options: "Unpack[Options]") -> Generation: ...
@@ -85,7 +116,8 @@ class Client(BaseClient):
 
         `max_tokens` and `min_tokens` count new tokens; the answer ends before the first of the texts in `stop`.
         Greedy unless `temperature`, `top_k` or `top_p` is given; `temperature=0` is greedy too. The same `seed`
-        gives the same answer. What is None is left to the server. `model` and `timeout` (seconds, from this call
+        gives the same answer. What is None is left to the server. `idempotent` allows it to be written twice, where the
+        connection breaks before the first answer. `model` and `timeout` (seconds, from this call
         to the last token) replace the client's own.
 
         Leaving the loop over a Stream cancels the request. Both also tell `usage` (tokens) and `timing` (seconds).
@@ -93,7 +125,8 @@ class Client(BaseClient):
         Raises InvalidRequest (an argument cannot be sent, or the server refused it), and else what `embed` raises;
         with `stream=True` the server's errors come out of the loop.
         """
-        return self._answer(prompting(self._named(options.get("model")), prompt, stream, options), options)
+        call = prompting(self._named(options.get("model")), prompt, stream, options)
+        return self._answer("generate", call, options.get("timeout"))
 
     @overload
     def chat(
@@ -111,7 +144,8 @@ class Client(BaseClient):
 
         The checkpoint's own chat template makes one prompt of them.
         """
-        return self._answer(chatting(self._named(options.get("model")), messages, stream, options), options)
+        call = chatting(self._named(options.get("model")), messages, stream, options)
+        return self._answer("chat", call, options.get("timeout"))
 
     def infer(
         self,
@@ -121,6 +155,7 @@ class Client(BaseClient):
         inputs: Mapping[str, object] | None = None,
         outputs: Sequence[str] | str | None = None,
         parameters: Mapping[str, Parameter] | None = None,
+        idempotent: bool = False,
         timeout: float | None = None,
         **arrays: object,
     ) -> dict[str, Array]:
@@ -135,34 +170,41 @@ class Client(BaseClient):
         `ml_dtypes.bfloat16`, for which that package must be installed. Optional inputs may be left out.
 
         `inputs` is for tensors whose names are not Python's, or are those of other arguments. `outputs` names what is
-        wanted, all if it is None. `parameters` are the request's own, such as sequence_id. `timeout` (seconds)
-        replaces the client's own. The arrays that come back are views of the answer, for most datatypes read-only:
-        `copy()` one to write to it.
+        wanted, all if it is None. `parameters` are the request's own, such as sequence_id. `idempotent` allows it to be
+        done twice, where the connection breaks before the answer. `timeout` (seconds) replaces the client's own.
+
+        The arrays that come back are views of the answer, for most datatypes read-only: `copy()` one to write to it.
 
         Raises InvalidRequest (an input is unknown, missing, or of another dtype or shape than the model declares, or
         the model is decoupled; nothing has been sent), and else what `embed` raises.
         """
-        given = one_mapping(inputs, arrays)
-        return self._run(inferring(self._named(model), given, outputs, parameters, self._configs), timeout)
+        name, given = self._named(model), one_mapping(inputs, arrays)
+        with self._operation("infer", name, timeout) as operation:
+            return self._run(inferring(name, given, outputs, parameters, idempotent, self._configs), operation)
 
     def ready(self, *, timeout: float | None = None) -> bool:
         """Tell whether the server is there and all its models are loaded; one that is not there is not ready.
 
         Raises AccessDenied: the server does not say it to everyone.
         """
-        return self._run(probing(None), timeout)
+        with self._operation("ready", None, timeout) as operation:
+            return self._run(probing(None), operation)
 
     def model_ready(self, model: str | None = None, *, timeout: float | None = None) -> bool:
         """Tell whether `model` is loaded; an unknown model is not ready.
 
         Raises AccessDenied: the server does not say it to everyone.
         """
-        return self._run(probing(self._named(model)), timeout)
+        name = self._named(model)
+        with self._operation("model_ready", name, timeout) as operation:
+            return self._run(probing(name), operation)
 
     def close(self) -> None:
         """Close all connections. Calls under way in other threads may end with ClientClosed."""
-        self._closed = True
-        self._transport.close()
+        self._policy.closed = True
+        self._end.set()
+        for each in self._endpoints.all:
+            each.transport.close()
 
     def __enter__(self) -> "Client":
         return self
@@ -172,22 +214,21 @@ class Client(BaseClient):
     ) -> None:
         self.close()
 
-    def _answer(self, call: Generate, options: Options) -> Generation | Stream:
-        deadline = self._deadline(options.get("timeout"))
-        stream = Stream(lambda: self._transport.stream(call, deadline), self._typed(call, deadline))
+    def _answer(self, method: str, call: Generate, timeout: float | None) -> Generation | Stream:
+        operation = self._operation(method, call.model, timeout)
+        stream = Stream(self._policy.attempts(call, operation), self._do, operation)
         if call.stream:
             return stream
         for _ in stream:
             pass
         return generation(stream)
 
-    def _run(self, flow: Flow[Result], timeout: float | None) -> Result:
-        deadline = self._deadline(timeout)
+    def _run(self, flow: Flow[Result], operation: Operation) -> Result:
         try:
             calls = next(flow)
             while True:
                 try:
-                    answers = self._perform(calls, deadline)
+                    answers = self._perform(calls, operation)
                 except TritonyardError as error:
                     calls = flow.throw(error)
                 else:
@@ -196,33 +237,86 @@ class Client(BaseClient):
             result: Result = end.value
             return result
 
-    def _perform(self, calls: Sequence[Call], deadline: Deadline) -> list[Any]:
+    def _perform(self, calls: Sequence[Call], operation: Operation) -> list[Any]:
         """Return the answers to `calls` in order; the first error gives up what is under way."""
         if len(calls) == 1:
-            with self._typed(calls[0], deadline):
-                return [self._transport.ask(calls[0], deadline)]
-        window: deque[tuple[Call, Pending]] = deque()
+            steps = self._policy.attempts(calls[0], operation)
+            return [carried_out(steps, next(steps), self._do)]
+        window: deque[_Flight] = deque()
         answers = []
         try:
             for call in calls:
                 if len(window) == self.concurrency:
-                    answers.append(self._oldest(window, deadline))
-                with self._typed(call, deadline):
-                    window.append((call, self._transport.start(call, deadline)))
+                    answers.append(self._oldest(window))
+                window.append(_Flight(self._policy.attempts(call, operation), self._do))
             while window:
-                answers.append(self._oldest(window, deadline))
+                answers.append(self._oldest(window))
             return answers
         finally:
-            for _, pending in window:
-                pending.cancel()
+            for flight in window:
+                flight.cancel()
 
-    def _oldest(self, window: deque[tuple[Call, Pending]], deadline: Deadline) -> Any:
+    def _oldest(self, window: "deque[_Flight]") -> Any:
         """Wait for the oldest call under way: a server takes them in turn, the others are hardly ahead."""
-        call, pending = window[0]
-        with self._typed(call, deadline):
-            answer = pending.result()
+        answer = window[0].result()
         window.popleft()
         return answer
+
+    def _do(self, step: Send[Transport] | Wait) -> Any:
+        """Do one step and wait for what comes of it: the answer to a call, to a Generate what its answers come from."""
+        if isinstance(step, Wait):
+            self._end.wait(step.seconds)
+            return None
+        transport = step.endpoint.transport
+        if isinstance(step.call, Generate):
+            return transport.stream(step.call, step.deadline, _headers(step))
+        return transport.ask(step.call, step.deadline, _headers(step))
+
+
+class _Flight:
+    """A call under way beside others: sent, and waited for later."""
+
+    def __init__(self, steps: Steps[Transport], do: Do):
+        self._steps, self._do = steps, do
+        self._step = next(steps)
+        # An address may have to be asked first whether it is ready.
+        while not (isinstance(self._step, Send) and isinstance(self._step.call, Infer)):
+            self._step = advanced(steps, self._step, do)
+        self._pending = _started(self._step)
+
+    def result(self) -> Any:
+        """Wait for the answer, and send the call again where that is due; raise TritonyardError."""
+        step = advanced(self._steps, self._step, lambda _: self._pending.result())
+        return carried_out(self._steps, step, self._do)
+
+    def cancel(self) -> None:
+        """Give the call up at once; nothing happens where it is over."""
+        self._pending.cancel()
+        self._steps.close()
+
+
+class _Unsent:
+    """A call that could not be sent."""
+
+    def __init__(self, refused: Refused):
+        self._refused = refused
+
+    def result(self) -> Any:
+        raise self._refused
+
+    def cancel(self) -> None:
+        pass
+
+
+def _started(step: Send[Transport]) -> Pending:
+    try:
+        return step.endpoint.transport.start(step.call, step.deadline, _headers(step))
+    except Refused as refused:
+        return _Unsent(refused)
+
+
+def _headers(step: Send[Transport]) -> Headers:
+    return step.endpoint.connection.headers() + step.headers
 
 
 def _connect(connection: Connection) -> Transport:

@@ -12,14 +12,13 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from tritonyard._errors import InvalidRequest
-from tritonyard._transport import Deadline
+from tritonyard._transport import Deadline, Headers
 
 DEFAULT_URL = "grpc://127.0.0.1:8001"
 # tritonserver ends TLS itself for gRPC; for HTTP a proxy does, on the port of proxies.
 DEFAULT_PORTS = {"grpc": 8001, "grpcs": 8001, "http": 8000, "https": 443}
 FORM = "write grpc://host:port or http://host:port, with TLS grpcs:// or https://"
 
-Headers = tuple[tuple[str, str], ...]
 Token = str | Callable[[], str]
 AsyncToken = str | Callable[[], str | Awaitable[str]]
 Compression = Literal["gzip", "deflate"]

@@ -25,8 +25,10 @@ Status = str | int | None
 class TritonyardError(Exception):
     """The root of this package's errors.
 
-    Attributes, each None where it is not known: `model` and `url` asked, `status` (gRPC status name or HTTP
-    code) and `words`, what the server itself said.
+    Attributes, each None where it is not known: `model` and `url` asked, `status` (gRPC status name or HTTP code) and
+    `words`, what the server itself said; `request_id`, by which the server's log knows the request; `retry_after`, the
+    seconds that the server asks to be left alone. `attempts` is how many times the request was sent, or tried to be: 0
+    where it never came to that.
     """
 
     mend = ""
@@ -39,13 +41,19 @@ class TritonyardError(Exception):
         url: str | None = None,
         status: Status = None,
         words: str | None = None,
+        request_id: str | None = None,
+        attempts: int = 0,
+        retry_after: float | None = None,
     ):
         super().__init__(fact)
         self.model, self.url, self.status, self.words = model, url, status, words
+        self.request_id, self.attempts, self.retry_after = request_id, attempts, retry_after
 
     def __str__(self) -> str:
         subject = " at ".join(filter(None, [f"model '{self.model}'" if self.model else "", self.url]))
         said = f"{subject}: {self.args[0]}" if subject else str(self.args[0])
+        if self.attempts > 1:
+            said += f", at the last of {self.attempts} attempts"
         return f"{said}; {self.mend}" if self.mend else said
 
 

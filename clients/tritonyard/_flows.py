@@ -81,7 +81,7 @@ def embed_call(model: str, rows: list[int], texts: list[bytes], truncate: bool) 
     """Build one request of UTF-8 `texts`."""
     parameters: dict[str, Parameter] = {"truncate": True} if truncate else {}
     text = Input("text", "BYTES", (len(rows), 1), packed(texts))
-    return Infer(model, (text,), ("embedding",), parameters, tuple(rows))
+    return Infer(model, (text,), ("embedding",), parameters, tuple(rows), idempotent=True)
 
 
 def in_order(count: int, width: int, calls: Sequence[Infer], answers: list[Any]) -> Embeddings:

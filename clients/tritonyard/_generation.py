@@ -30,10 +30,12 @@ class Options(TypedDict, total=False):
     `model` and `timeout` (seconds, for the whole answer) replace the client's own. `max_tokens` and `min_tokens`
     count new tokens. The answer ends before the first of the texts in `stop`. Sampling is greedy unless
     `temperature`, `top_k` or `top_p` is given; `temperature=0` is greedy. The same `seed` gives the same answer.
+    `idempotent` allows it to be written twice, where the connection breaks before the first answer.
     """
 
     model: str | None
     timeout: float | None
+    idempotent: bool | None
     max_tokens: Int32
     min_tokens: Int32
     stop: str | Sequence[str] | None
@@ -152,7 +154,7 @@ def _generate(model: str, inputs: dict[str, Values], stream: bool, options: Opti
         setting = options.get(name)
         if setting is not None:
             inputs[name] = Values(datatype, (_number(name, datatype, setting, model),))
-    return Generate(model, inputs, stream)
+    return Generate(model, inputs, stream, bool(options.get("idempotent")))
 
 
 def _stop_words(stop: object, model: str) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from tritonyard._connection import Connection, Tls
 from tritonyard._grpc_codec import Method, generate_answer, generate_request, method_of
-from tritonyard._transport import Answer, Call, Deadline, Generate, Refused
+from tritonyard._transport import Answer, Call, Deadline, Generate, Headers, Refused
 
 CHANNEL_OPTIONS = [
     # Batches of embeddings outgrow gRPC's 4 MB.
@@ -24,8 +24,19 @@ CHANNEL_OPTIONS = [
 COMPRESSIONS = {None: None, "gzip": grpc.Compression.Gzip, "deflate": grpc.Compression.Deflate}
 
 
+# When a server asks to be left alone: in milliseconds (gRPC's retry design, A6), or as proxies pass on HTTP's.
+PUSHBACKS = {"retry-pushback-ms": 1e-3, "retry-after": 1.0}
+
+
 def _refused(error: grpc.RpcError) -> Refused:
-    return Refused(error.code().name, error.details() or "")
+    return Refused(error.code().name, error.details() or "", retry_after=_retry_after(error))
+
+
+def _retry_after(error: grpc.RpcError) -> float | None:
+    for key, value in error.trailing_metadata() or ():
+        if key in PUSHBACKS and str(value).isdigit():
+            return int(value) * PUSHBACKS[key]
+    return None
 
 
 def _credentials(tls: Tls) -> grpc.ChannelCredentials:
@@ -64,13 +75,12 @@ class GrpcTransport:
     """A channel of its own, shared by all threads."""
 
     def __init__(self, connection: Connection):
-        self._headers = connection.headers
         self._channel = _channel(grpc, connection)
         self._stub = _stub(self._channel)
 
-    def ask(self, call: Call, deadline: Deadline) -> Any:
+    def ask(self, call: Call, deadline: Deadline, headers: Headers) -> Any:
         """Call and wait; 0.15 ms faster than a future that is waited for."""
-        method, headers = method_of(call), self._headers()
+        method = method_of(call)
         try:
             message = getattr(self._stub, method.name)(method.encode(call), timeout=deadline.left(), metadata=headers)
         except grpc.RpcError as error:
@@ -79,9 +89,9 @@ class GrpcTransport:
             raise Refused("CANCELLED", str(error)) from None
         return method.decode(message)
 
-    def start(self, call: Call, deadline: Deadline) -> "GrpcPending":
+    def start(self, call: Call, deadline: Deadline, headers: Headers) -> "GrpcPending":
         """Send without waiting; gRPC's own thread receives."""
-        method, headers = method_of(call), self._headers()
+        method = method_of(call)
         try:
             future = getattr(self._stub, method.name).future(
                 method.encode(call), timeout=deadline.left(), metadata=headers
@@ -90,9 +100,9 @@ class GrpcTransport:
             raise Refused("CANCELLED", str(error)) from None
         return GrpcPending(future, method)
 
-    def stream(self, call: Generate, deadline: Deadline) -> "GrpcAnswers":
+    def stream(self, call: Generate, deadline: Deadline, headers: Headers) -> "GrpcAnswers":
         """Send the request on a stream of its own, and nothing after it."""
-        request, headers = generate_request(call), self._headers()
+        request = generate_request(call)
         try:
             return GrpcAnswers(self._stub.ModelStreamInfer(request, timeout=deadline.left(), metadata=headers))
         except ValueError as error:
@@ -152,9 +162,9 @@ class AsyncGrpcTransport:
         self._channel: Any = None
         self._stub: Any = None
 
-    async def ask(self, call: Call, deadline: Deadline) -> Any:
+    async def ask(self, call: Call, deadline: Deadline, headers: Headers) -> Any:
         """Call and wait."""
-        method, headers = method_of(call), await self._connection.awaited_headers(deadline)
+        method = method_of(call)
         try:
             message = await getattr(self._opened(), method.name)(
                 method.encode(call), timeout=deadline.left(), metadata=headers
@@ -165,9 +175,8 @@ class AsyncGrpcTransport:
             raise Refused("CANCELLED", str(error)) from None
         return method.decode(message)
 
-    async def stream(self, call: Generate, deadline: Deadline) -> AsyncGenerator[Answer, None]:
+    async def stream(self, call: Generate, deadline: Deadline, headers: Headers) -> AsyncGenerator[Answer, None]:
         """Send the request on a stream of its own, and nothing after it; yield the answers."""
-        headers = await self._connection.awaited_headers(deadline)
         request = generate_request(call)
         try:
             stream = self._opened().ModelStreamInfer(request, timeout=deadline.left(), metadata=headers)

@@ -42,7 +42,7 @@ class Method(NamedTuple):
 
 
 def _infer_request(call: Infer) -> Any:
-    message = service_pb2.ModelInferRequest(model_name=call.model)
+    message = service_pb2.ModelInferRequest(model_name=call.model, id=call.id)
     for each in call.inputs:
         message.inputs.add(name=each.name, datatype=each.datatype, shape=each.shape)
         message.raw_input_contents.append(each.raw)

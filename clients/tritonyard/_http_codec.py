@@ -2,8 +2,10 @@
 
 import gzip
 import json
+import time
 import zlib
 from collections.abc import Iterator, Mapping
+from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -68,16 +70,19 @@ def compressed(request: Request, compression: Compression | None) -> Request:
 
 
 def decode(call: Call, status: int, headers: Mapping[str, str], body: bytes) -> Any:
-    """Return the answer to a call; raise Refused where the server gave none, or one that makes no sense."""
+    """Return the answer to a call, `headers` by their names in lower case.
+
+    Raises Refused: the server gave none, or one that makes no sense.
+    """
     if isinstance(call, Probe) and status in NOT_READY:
         return False
     if status != 200:
-        raise Refused(status, _words(body))
+        raise Refused(status, _words(body), retry_after=retry_after(headers))
     try:
         match call:
             case Infer():
                 # Where no output has a single byte, Triton leaves the length out.
-                return _tensors(body, int(headers.get(JSON_LENGTH, len(body))))
+                return _tensors(body, int(headers.get(JSON_LENGTH.lower(), len(body))))
             case GetConfig():
                 return _config(json.loads(body))
             case Probe():
@@ -93,8 +98,8 @@ class Body:
     (Triton's generate extension).
     """
 
-    def __init__(self, status: int):
-        self._status = status
+    def __init__(self, status: int, headers: Mapping[str, str]):
+        self._status, self._headers = status, headers
         self._rest = b""
 
     def cut(self, data: bytes) -> Iterator[Answer]:
@@ -102,12 +107,24 @@ class Body:
         self._rest += data
         if self._status != 200:
             if not data:
-                raise Refused(self._status, _words(self._rest.removeprefix(b"data:")))
+                words = _words(self._rest.removeprefix(b"data:"))
+                raise Refused(self._status, words, retry_after=retry_after(self._headers))
             return
         *lines, self._rest = self._rest.split(b"\n") if data else [self._rest, b""]
         for line in lines:
             if text := line.removeprefix(b"data:").strip():
                 yield _answer(text)
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds of a Retry-After (RFC 9110, 10.2.3), which may also be a date; None without a good one."""
+    told = headers.get("retry-after", "")
+    if told.isascii() and told.isdigit():
+        return float(told)
+    try:
+        return max(0.0, parsedate_to_datetime(told).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return None
 
 
 def _answer(text: bytes) -> Answer:
@@ -128,6 +145,7 @@ def _path(model: str) -> str:
 
 def _infer_json(call: Infer) -> dict[str, Any]:
     return {
+        "id": call.id,
         "parameters": call.parameters,
         "inputs": [
             {

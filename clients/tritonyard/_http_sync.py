@@ -11,18 +11,18 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-from tritonyard._connection import Connection, Headers
+from tritonyard._connection import Connection
 from tritonyard._http_codec import Body, compressed, decode, encode
-from tritonyard._transport import Answer, Call, Deadline, Generate, Refused
+from tritonyard._transport import Answer, Call, Deadline, Generate, Headers, Refused
 
 # Whatever http.client and sockets raise: http.client turns some nonsense on the wire into ValueError.
 FAULTS = (OSError, http.client.HTTPException, ValueError)
 
 
-def _refused(error: Exception) -> Refused:
+def _refused(error: Exception, unsent: bool = False) -> Refused:
     if isinstance(error, TimeoutError):
         return Refused("DEADLINE_EXCEEDED", str(error))
-    return Refused("UNAVAILABLE", f"{type(error).__name__}: {error}")
+    return Refused("UNAVAILABLE", f"{type(error).__name__}: {error}", unsent=unsent)
 
 
 class HttpTransport:
@@ -33,20 +33,18 @@ class HttpTransport:
         self._idle: deque[_Connection] = deque()
         self._closed = False
 
-    def ask(self, call: Call, deadline: Deadline) -> Any:
+    def ask(self, call: Call, deadline: Deadline, headers: Headers) -> Any:
         """Send and wait."""
-        return self.start(call, deadline).result()
+        return self.start(call, deadline, headers).result()
 
-    def start(self, call: Call, deadline: Deadline) -> "HttpPending":
+    def start(self, call: Call, deadline: Deadline, headers: Headers) -> "HttpPending":
         """Send on an idle connection, or a new one; the answer waits in the socket."""
-        headers = self._to.headers()
         connection = self._take()
         connection.send_call(call, deadline, headers)
         return HttpPending(self, connection, call)
 
-    def stream(self, call: Generate, deadline: Deadline) -> "HttpAnswers":
+    def stream(self, call: Generate, deadline: Deadline, headers: Headers) -> "HttpAnswers":
         """Send on a connection of its own, which is closed at the end: beside a generation it costs nothing."""
-        headers = self._to.headers()
         connection = _Connection(self._to)
         connection.send_call(call, deadline, headers)
         return HttpAnswers(connection)
@@ -94,7 +92,7 @@ class HttpPending:
             raise
         if self._connection.sock is not None:
             self._transport.give_back(self._connection)
-        return decode(self._call, response.status, dict(response.headers), body)
+        return decode(self._call, response.status, _lower(response), body)
 
     def cancel(self) -> None:
         """Close the connection: the server sees that nobody waits."""
@@ -111,7 +109,7 @@ class HttpAnswers:
     def __iter__(self) -> Iterator[Answer]:
         try:
             with self._connection.getresponse() as response:
-                body = Body(response.status)
+                body = Body(response.status, _lower(response))
                 while data := response.read1():
                     yield from body.cut(data)
                 yield from body.cut(b"")
@@ -141,8 +139,10 @@ class _Connection(http.client.HTTPConnection):
         try:
             self.request(request.method, request.path, request.body, {**request.headers, **dict(headers)})
         except FAULTS as error:
+            # Without a socket it has not come to sending.
+            unsent = self.sock is None
             self.close()
-            raise _refused(error) from None
+            raise _refused(error, unsent) from None
         except BaseException:
             self.close()
             raise
@@ -233,6 +233,11 @@ class _DeadlineReader(io.RawIOBase):
     def close(self) -> None:
         self._raw.close()
         super().close()
+
+
+def _lower(response: http.client.HTTPResponse) -> dict[str, str]:
+    """Return the headers by their names in lower case: proxies write them as they like."""
+    return {name.lower(): value for name, value in response.headers.items()}
 
 
 def _seconds(deadline: Deadline) -> float:

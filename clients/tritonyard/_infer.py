@@ -21,12 +21,13 @@ def inferring(
     inputs: Mapping[str, object],
     outputs: Iterable[str] | str | None,
     parameters: Mapping[str, Parameter] | None,
+    idempotent: bool,
     configs: dict[str, ModelConfig],
 ) -> Flow[dict[str, Array]]:
     """Ask `model`; `configs` remembers what models look like, from call to call."""
     with remembering(configs, model):
         config = yield from described(model, configs)
-        call = infer_call(model, config, inputs, outputs, {} if parameters is None else parameters)
+        call = infer_call(model, config, inputs, outputs, {} if parameters is None else parameters, idempotent)
         (answer,) = yield [call]
         if outputs is not None and (left := [name for name in call.outputs if name not in answer]):
             raise ServerFailed(f"it was asked for {_named(left)}, and left it out of its answer", model=model)
@@ -50,6 +51,7 @@ def infer_call(
     inputs: Mapping[str, object],
     outputs: Iterable[str] | str | None,
     parameters: Mapping[str, Parameter],
+    idempotent: bool = False,
 ) -> Infer:
     """Build the request; raise InvalidRequest where the model's configuration says that it would be refused."""
     if config.decoupled:
@@ -68,7 +70,7 @@ def infer_call(
     tensors = tuple(
         Input(name, config.inputs[name].datatype, array.shape, raw_of(array)) for name, array in arrays.items()
     )
-    return Infer(model, tensors, wanted, said)
+    return Infer(model, tensors, wanted, said, idempotent=idempotent)
 
 
 def _require_known(name: object, known: Mapping[str, TensorConfig], what: str) -> None:

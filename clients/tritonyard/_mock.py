@@ -10,6 +10,7 @@ from tritonyard._transport import (
     Deadline,
     Generate,
     GetConfig,
+    Headers,
     ModelConfig,
     Probe,
     Refused,
@@ -32,17 +33,17 @@ class MockTransport:
     def __init__(self, handler: Callable[[Call | Generate], Any]):
         self._handler = handler
 
-    def ask(self, call: Call, deadline: Deadline) -> Any:
+    def ask(self, call: Call, deadline: Deadline, headers: Headers) -> Any:
         """Return the handler's answer; raise Refused where it took longer than the deadline."""
         answer = self._answer(call)
         deadline.left()
         return answer
 
-    def start(self, call: Call, deadline: Deadline) -> "_MockPending":
+    def start(self, call: Call, deadline: Deadline, headers: Headers) -> "_MockPending":
         """Return what asks the handler when it is waited for."""
-        return _MockPending(lambda: self.ask(call, deadline))
+        return _MockPending(lambda: self.ask(call, deadline, headers))
 
-    def stream(self, call: Generate, deadline: Deadline) -> "_MockAnswers":
+    def stream(self, call: Generate, deadline: Deadline, headers: Headers) -> "_MockAnswers":
         """Return what iterates over the handler's answer."""
         return _MockAnswers(self._answer(call), deadline)
 
@@ -98,11 +99,11 @@ class _AwaitedMock:
     def __init__(self, mock: MockTransport):
         self._mock = mock
 
-    async def ask(self, call: Call, deadline: Deadline) -> Any:
-        return self._mock.ask(call, deadline)
+    async def ask(self, call: Call, deadline: Deadline, headers: Headers) -> Any:
+        return self._mock.ask(call, deadline, headers)
 
-    async def stream(self, call: Generate, deadline: Deadline) -> AsyncGenerator[Answer, None]:
-        for answer in self._mock.stream(call, deadline):
+    async def stream(self, call: Generate, deadline: Deadline, headers: Headers) -> AsyncGenerator[Answer, None]:
+        for answer in self._mock.stream(call, deadline, headers):
             yield answer
 
     async def close(self) -> None:

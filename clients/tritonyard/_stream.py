@@ -1,14 +1,18 @@
 """An answer while it grows: what iterates, and what cancels when the loop is left."""
 
 import contextlib
+import itertools
+import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 from types import TracebackType
+from typing import Any
 
+from tritonyard._driver import AsyncDo, Do, async_until_answered, until_answered
 from tritonyard._generation import Delta, Generation, Timing, Usage, delta, unfinished
-from tritonyard._transport import Answer, Answers, Refused
-
-Typed = contextlib.AbstractContextManager[None]
+from tritonyard._policy import Send, Steps, Wait
+from tritonyard._tracing import Operation
+from tritonyard._transport import Answer, Answers, AsyncTransport, Generate, Refused, Transport
 
 
 class Growth:
@@ -81,11 +85,12 @@ class Stream(Growth):
     loop; they are those of `Client.embed`. `text`, `usage`, `finish_reason` and `timing` tell of the answer so far.
     """
 
-    def __init__(self, send: Callable[[], Answers], typed: Typed):
+    def __init__(self, steps: Steps[Transport], do: Do, operation: Operation):
         super().__init__()
-        self._send, self._typed = send, typed
+        self._steps, self._do, self._operation = steps, do, operation
         self._answers: Answers | None = None
-        self._closed = False
+        # Who waits to send the request again is woken by it.
+        self._closed = threading.Event()
         self._deltas = self._read()
 
     def __iter__(self) -> Iterator[Delta]:
@@ -94,7 +99,7 @@ class Stream(Growth):
 
     def close(self) -> None:
         """Cancel the request if it is under way; may be called from any thread, whose loop then ends."""
-        self._closed = True
+        self._closed.set()
         if self._answers is not None:
             self._answers.cancel()
 
@@ -107,22 +112,48 @@ class Stream(Growth):
         self.close()
 
     def _read(self) -> Generator[Delta, None, None]:
-        if self._closed:
+        if self._closed.is_set():
             return
-        with self._typed:
+        with contextlib.suppress(_Closed), self._operation:
             self._begin()
-            self._answers = self._send()
             try:
-                yield from self._until_finished(iter(self._answers))
-            except Refused:
-                if not self._closed:
-                    raise
+                answers = until_answered(self._steps, next(self._steps), self._opened)
+                yield from self._until_finished(answers)
+                next(self._steps, None)
+            except Refused as refused:
+                if not self._closed.is_set():
+                    self._steps.throw(refused)
             finally:
-                self._answers.cancel()
+                self._steps.close()
+                if self._answers is not None:
+                    self._answers.cancel()
+                self._operation.told(self)
+
+    def _opened(self, step: Send[Transport] | Wait) -> Any:
+        """Do one step towards the first answer; raise _Closed where the stream is."""
+        if isinstance(step, Wait):
+            self._closed.wait(step.seconds)
+        if self._closed.is_set():
+            raise _Closed
+        if isinstance(step, Wait):
+            return None
+        if not isinstance(step.call, Generate):
+            return self._do(step)
+        self._answers = self._do(step)
+        try:
+            answers = iter(self._answers)
+            for first in answers:
+                return itertools.chain((first,), answers)
+            raise unfinished()
+        except BaseException:
+            self._answers.cancel()
+            if self._closed.is_set():
+                raise _Closed from None
+            raise
 
     def _until_finished(self, answers: Iterator[Answer]) -> Iterator[Delta]:
         for answer in answers:
-            if self._closed:
+            if self._closed.is_set():
                 return
             found = delta(answer)
             if found.text or found.finish_reason:
@@ -135,15 +166,20 @@ class Stream(Growth):
         raise unfinished()
 
 
+class _Closed(Exception):
+    """The stream was closed before its first answer."""
+
+
 class AsyncStream(Growth):
     """The asynchronous Stream: `async for delta in stream`, once; cancelling the task cancels the request.
 
     A loop that is left cancels in the event loop's next turn.
     """
 
-    def __init__(self, send: Callable[[], AsyncGenerator[Answer, None]], typed: Typed):
+    def __init__(self, steps: Steps[AsyncTransport], do: AsyncDo, operation: Operation):
         super().__init__()
-        self._send, self._typed = send, typed
+        self._steps, self._do, self._operation = steps, do, operation
+        self._answers: AsyncGenerator[Answer, None] | None = None
         self._deltas = self._read()
 
     async def __aiter__(self) -> AsyncIterator[Delta]:
@@ -164,16 +200,45 @@ class AsyncStream(Growth):
         await self.close()
 
     async def _read(self) -> AsyncGenerator[Delta, None]:
-        with self._typed:
+        with self._operation:
             self._begin()
-            async with contextlib.aclosing(self._send()) as answers:
-                async for answer in answers:
+            try:
+                answer = await async_until_answered(self._steps, next(self._steps), self._opened)
+                while True:
                     found = delta(answer)
                     if found.text or found.finish_reason:
                         yield self._grow(found)
                     if found.finish_reason:
-                        with contextlib.suppress(Refused):
-                            async for _ in answers:
-                                pass
-                        return
-                raise unfinished()
+                        break
+                    answer = await self._next()
+                # To the call's own end: one that is complete is not to be cancelled.
+                with contextlib.suppress(Refused):
+                    while True:
+                        await self._next()
+                next(self._steps, None)
+            except Refused as refused:
+                self._steps.throw(refused)
+            finally:
+                self._steps.close()
+                if self._answers is not None:
+                    await self._answers.aclose()
+                self._operation.told(self)
+
+    async def _opened(self, step: Send[AsyncTransport] | Wait) -> Any:
+        """Do one step towards the first answer, and return it."""
+        outcome = await self._do(step)
+        if isinstance(step, Wait) or not isinstance(step.call, Generate):
+            return outcome
+        self._answers = outcome
+        try:
+            return await self._next()
+        except BaseException:
+            await outcome.aclose()
+            raise
+
+    async def _next(self) -> Answer:
+        assert self._answers is not None
+        try:
+            return await anext(self._answers)
+        except StopAsyncIteration:
+            raise unfinished() from None

@@ -1,7 +1,7 @@
 """What the client asks of a wire protocol: four calls, their answers, and who carries them.
 
-Knows nothing of texts, policy or the error tree. A transport that gets no good answer raises Refused, and
-nothing else ever comes out of it but cancellation, and what a token of the caller's own raises.
+Knows nothing of texts, policy or the error tree. A transport that gets no good answer raises Refused, and nothing else
+ever comes out of it but cancellation.
 """
 
 import struct
@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
@@ -17,6 +17,12 @@ from tritonyard._datatype import dtype_of
 
 # What a request may say beside its tensors.
 Parameter = bool | int | float | str
+# What a call is sent with, names in lower case.
+Headers = tuple[tuple[str, str], ...]
+
+
+def _new_id() -> str:
+    return uuid.uuid4().hex
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,8 @@ class Input:
 class Infer:
     """Ask `model` for `outputs`; the answer is `dict[str, np.ndarray]`.
 
-    `rows` says where the rows of this request stand in the caller's own list.
+    `rows` says where the rows of this request stand in the caller's own list, `idempotent` that it may be answered
+    twice, and `id` tells it from all others in the server's log.
     """
 
     model: str
@@ -41,6 +48,8 @@ class Infer:
     outputs: tuple[str, ...]
     parameters: dict[str, Parameter] = field(default_factory=dict)
     rows: tuple[int, ...] = ()
+    idempotent: bool = False
+    id: str = field(default_factory=_new_id, compare=False)
 
     @property
     def arrays(self) -> "dict[str, np.ndarray[Any, Any]]":
@@ -53,6 +62,8 @@ class GetConfig:
     """Ask for the configuration of `model`; the answer is a ModelConfig."""
 
     model: str
+    idempotent: ClassVar[bool] = True
+    id: ClassVar[str | None] = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +71,8 @@ class Probe:
     """Ask whether `model`, or the whole server, is ready; the answer is a bool."""
 
     model: str | None = None
+    idempotent: ClassVar[bool] = True
+    id: ClassVar[str | None] = None
 
 
 Call = Infer | GetConfig | Probe
@@ -76,14 +89,15 @@ class Values(NamedTuple):
 class Generate:
     """Ask `model`, which may answer many times, for text; an answer is `dict[str, str | int]`, one value an output.
 
-    `stream` says whether answers are wanted before the last one. `id` tells this request from all others at the server:
-    TensorRT-LLM's engine knows its streams by it.
+    `stream` says whether answers are wanted before the last one, `idempotent` that it may be answered twice. `id` tells
+    this request from all others at the server: TensorRT-LLM's engine knows its streams by it.
     """
 
     model: str
     inputs: dict[str, Values]
     stream: bool
-    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    idempotent: bool = False
+    id: str = field(default_factory=_new_id, compare=False)
 
 
 Answer = dict[str, Any]
@@ -113,11 +127,15 @@ class ModelConfig:
 
 
 class Refused(Exception):
-    """No good answer: a gRPC status name or an HTTP code, and the words that came with it."""
+    """No good answer: a gRPC status name or an HTTP code, and the words that came with it.
 
-    def __init__(self, status: str | int | None, words: str):
+    `unsent` says that there was no connection to send the call on; `retry_after` is how many seconds the server asks
+    to be left alone, None where it does not say.
+    """
+
+    def __init__(self, status: str | int | None, words: str, *, unsent: bool = False, retry_after: float | None = None):
         super().__init__(status, words)
-        self.status, self.words = status, words
+        self.status, self.words, self.unsent, self.retry_after = status, words, unsent, retry_after
 
 
 class Deadline:
@@ -127,9 +145,13 @@ class Deadline:
         self.timeout = timeout
         self._end = time.monotonic() + timeout
 
+    def remaining(self) -> float:
+        """Return the seconds left, 0 or less where there are none."""
+        return self._end - time.monotonic()
+
     def left(self) -> float:
         """Return the seconds left, always above 0; raise Refused when there are none."""
-        left = self._end - time.monotonic()
+        left = self.remaining()
         if left <= 0:
             raise Refused("DEADLINE_EXCEEDED", "")
         return left
@@ -158,13 +180,13 @@ class Answers(Protocol):
 class Transport(Protocol):
     """A synchronous protocol; safe to use from many threads."""
 
-    def ask(self, call: Call, deadline: Deadline) -> Any:
+    def ask(self, call: Call, deadline: Deadline, headers: Headers) -> Any:
         """Return the answer, waiting on the caller's own thread; raise Refused."""
 
-    def start(self, call: Call, deadline: Deadline) -> Pending:
+    def start(self, call: Call, deadline: Deadline, headers: Headers) -> Pending:
         """Send the call and return without waiting for the answer; raise Refused."""
 
-    def stream(self, call: Generate, deadline: Deadline) -> Answers:
+    def stream(self, call: Generate, deadline: Deadline, headers: Headers) -> Answers:
         """Send the call and return what its answers come from; raise Refused."""
 
     def close(self) -> None:
@@ -174,10 +196,10 @@ class Transport(Protocol):
 class AsyncTransport(Protocol):
     """An asynchronous protocol, for one event loop."""
 
-    async def ask(self, call: Call, deadline: Deadline) -> Any:
+    async def ask(self, call: Call, deadline: Deadline, headers: Headers) -> Any:
         """Return the answer; raise Refused. Cancelling the task cancels the call."""
 
-    def stream(self, call: Generate, deadline: Deadline) -> AsyncGenerator[Answer, None]:
+    def stream(self, call: Generate, deadline: Deadline, headers: Headers) -> AsyncGenerator[Answer, None]:
         """Send the call and yield its answers as they come; raise Refused. Leaving the generator cancels the call."""
 
     async def close(self) -> None:
