@@ -1,6 +1,7 @@
 """The asynchronous client, and the driver that carries a flow's calls over a transport."""
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Coroutine, Mapping, Sequence
 from types import TracebackType
@@ -17,6 +18,7 @@ from tritonyard._infer import inferring, one_mapping
 from tritonyard._mock import MockTransport
 from tritonyard._policy import OnEvent, Send, Wait
 from tritonyard._retry import DEFAULT_RETRY, Retry
+from tritonyard._shared_memory import PARTING_S, parting
 from tritonyard._stream import AsyncStream, generation
 from tritonyard._tracing import Operation
 from tritonyard._transport import AsyncTransport, Call, Generate, Parameter
@@ -48,6 +50,7 @@ class AsyncClient(BaseClient[AsyncTransport]):
         retry: Retry = DEFAULT_RETRY,
         on_event: OnEvent | None = None,
         tracer: "Tracer | None" = None,
+        shared_memory: bool = False,
         transport: MockTransport | None = None,
     ):
         super().__init__(
@@ -63,6 +66,7 @@ class AsyncClient(BaseClient[AsyncTransport]):
             retry,
             on_event,
             tracer,
+            shared_memory,
         )
 
     async def embed(
@@ -123,7 +127,8 @@ class AsyncClient(BaseClient[AsyncTransport]):
         """Ask any model: its inputs by name, its outputs by name, as numpy arrays; see `Client.infer`."""
         name, given = self._named(model), one_mapping(inputs, arrays)
         with self._operation("infer", name, timeout) as operation:
-            return await self._run(inferring(name, given, outputs, parameters, idempotent, self._configs), operation)
+            flow = inferring(name, given, outputs, parameters, idempotent, self._configs, self._segments)
+            return await self._run(flow, operation)
 
     async def ready(self, *, timeout: float | None = None) -> bool:
         """Tell whether the server is there and all its models are loaded; see `Client.ready`."""
@@ -138,6 +143,9 @@ class AsyncClient(BaseClient[AsyncTransport]):
 
     async def close(self) -> None:
         """Close all connections. Calls under way in other tasks may end with ClientClosed."""
+        if self._segments is not None and not self._policy.closed:
+            with contextlib.suppress(TritonyardError), self._operation("close", None, PARTING_S) as operation:
+                await self._run(parting(self._segments), operation)
         self._policy.closed = True
         for each in self._endpoints.all:
             await each.transport.close()

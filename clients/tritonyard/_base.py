@@ -10,6 +10,7 @@ from tritonyard._errors import ClientClosed, InvalidRequest
 from tritonyard._flows import utf8
 from tritonyard._policy import OnEvent, Policy
 from tritonyard._retry import Retry
+from tritonyard._shared_memory import Segments
 from tritonyard._tracing import Operation
 from tritonyard._transport import Deadline, ModelConfig
 
@@ -34,6 +35,7 @@ class BaseClient(Generic[Carrier]):
         retry: Retry,
         on_event: OnEvent | None,
         tracer: "Tracer | None",
+        shared_memory: bool,
     ):
         connections = [Connection(each, tls, headers, token, compression) for each in _addresses(url)]
         self.urls = tuple(str(each.address) for each in connections)
@@ -43,7 +45,10 @@ class BaseClient(Generic[Carrier]):
             raise InvalidRequest(f"concurrency {concurrency!r} is not a whole number of 1 or more")
         if not isinstance(retry, Retry):
             raise InvalidRequest(f"retry is {type(retry).__name__}; pass Retry(attempts=...), with 1 for never again")
+        if shared_memory and len(connections) > 1:
+            raise InvalidRequest("shared_memory is with one server, on this host; name one url")
         self.concurrency = concurrency
+        self._segments = Segments() if shared_memory else None
         self._configs: dict[str, ModelConfig] = {}
         self._tracer = tracer
         self._endpoints = Endpoints([Endpoint(each, connect(each)) for each in connections])

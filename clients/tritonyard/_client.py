@@ -1,5 +1,6 @@
 """The synchronous client, and the driver that carries a flow's calls over a transport."""
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -9,17 +10,19 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from tritonyard._base import BaseClient
 from tritonyard._connection import DEFAULT_URL, Compression, Connection, Tls, Token
 from tritonyard._datatype import Array
-from tritonyard._driver import Do, advanced, carried_out
+from tritonyard._driver import carried_out
 from tritonyard._errors import TritonyardError
+from tritonyard._flight import Flight, headers_of
 from tritonyard._flows import Embeddings, Flow, Result, embedding, probing
 from tritonyard._generation import Generation, Options, chatting, prompting, spelled_out
 from tritonyard._infer import inferring, one_mapping
 from tritonyard._mock import MockTransport
-from tritonyard._policy import OnEvent, Send, Steps, Wait
+from tritonyard._policy import OnEvent, Send, Wait
 from tritonyard._retry import DEFAULT_RETRY, Retry
+from tritonyard._shared_memory import PARTING_S, parting
 from tritonyard._stream import Stream, generation
 from tritonyard._tracing import Operation
-from tritonyard._transport import Call, Generate, Headers, Infer, Parameter, Pending, Refused, Transport
+from tritonyard._transport import Call, Generate, Parameter, Transport
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
@@ -44,7 +47,9 @@ class Client(BaseClient[Transport]):
     `grpcs://` and `https://` are encrypted, with the PEM files that `tls` names. `headers` go with every request, and
     `token` as its bearer token: a str, or a callable that is asked before each request (keep a token there until it is
     to be renewed; an error of yours comes out of the method). `compression` ("gzip" or "deflate") is for what is sent;
-    over HTTP only `embed` and `infer` can be. `transport` takes the place of a server in tests.
+    over HTTP only `embed` and `infer` can be. With `shared_memory` large tensors of `infer` are not sent: they lie in
+    memory that a server on this host shares (Linux; its shared-memory protocol must be open to the caller).
+    `transport` takes the place of a server in tests.
 
     Raises InvalidRequest: an argument is out of range, or a file of `tls` is not what it should be.
     """
@@ -63,6 +68,7 @@ class Client(BaseClient[Transport]):
         retry: Retry = DEFAULT_RETRY,
         on_event: OnEvent | None = None,
         tracer: "Tracer | None" = None,
+        shared_memory: bool = False,
         transport: MockTransport | None = None,
     ):
         super().__init__(
@@ -78,6 +84,7 @@ class Client(BaseClient[Transport]):
             retry,
             on_event,
             tracer,
+            shared_memory,
         )
         # Who waits to send something again is woken by it.
         self._end = threading.Event()
@@ -180,7 +187,8 @@ class Client(BaseClient[Transport]):
         """
         name, given = self._named(model), one_mapping(inputs, arrays)
         with self._operation("infer", name, timeout) as operation:
-            return self._run(inferring(name, given, outputs, parameters, idempotent, self._configs), operation)
+            flow = inferring(name, given, outputs, parameters, idempotent, self._configs, self._segments)
+            return self._run(flow, operation)
 
     def ready(self, *, timeout: float | None = None) -> bool:
         """Tell whether the server is there and all its models are loaded; one that is not there is not ready.
@@ -201,6 +209,9 @@ class Client(BaseClient[Transport]):
 
     def close(self) -> None:
         """Close all connections. Calls under way in other threads may end with ClientClosed."""
+        if self._segments is not None and not self._policy.closed:
+            with contextlib.suppress(TritonyardError), self._operation("close", None, PARTING_S) as operation:
+                self._run(parting(self._segments), operation)
         self._policy.closed = True
         self._end.set()
         for each in self._endpoints.all:
@@ -242,13 +253,13 @@ class Client(BaseClient[Transport]):
         if len(calls) == 1:
             steps = self._policy.attempts(calls[0], operation)
             return [carried_out(steps, next(steps), self._do)]
-        window: deque[_Flight] = deque()
+        window: deque[Flight] = deque()
         answers = []
         try:
             for call in calls:
                 if len(window) == self.concurrency:
                     answers.append(self._oldest(window))
-                window.append(_Flight(self._policy.attempts(call, operation), self._do))
+                window.append(Flight(self._policy.attempts(call, operation), self._do))
             while window:
                 answers.append(self._oldest(window))
             return answers
@@ -256,7 +267,7 @@ class Client(BaseClient[Transport]):
             for flight in window:
                 flight.cancel()
 
-    def _oldest(self, window: "deque[_Flight]") -> Any:
+    def _oldest(self, window: "deque[Flight]") -> Any:
         """Wait for the oldest call under way: a server takes them in turn, the others are hardly ahead."""
         answer = window[0].result()
         window.popleft()
@@ -269,54 +280,8 @@ class Client(BaseClient[Transport]):
             return None
         transport = step.endpoint.transport
         if isinstance(step.call, Generate):
-            return transport.stream(step.call, step.deadline, _headers(step))
-        return transport.ask(step.call, step.deadline, _headers(step))
-
-
-class _Flight:
-    """A call under way beside others: sent, and waited for later."""
-
-    def __init__(self, steps: Steps[Transport], do: Do):
-        self._steps, self._do = steps, do
-        self._step = next(steps)
-        # An address may have to be asked first whether it is ready.
-        while not (isinstance(self._step, Send) and isinstance(self._step.call, Infer)):
-            self._step = advanced(steps, self._step, do)
-        self._pending = _started(self._step)
-
-    def result(self) -> Any:
-        """Wait for the answer, and send the call again where that is due; raise TritonyardError."""
-        step = advanced(self._steps, self._step, lambda _: self._pending.result())
-        return carried_out(self._steps, step, self._do)
-
-    def cancel(self) -> None:
-        """Give the call up at once; nothing happens where it is over."""
-        self._pending.cancel()
-        self._steps.close()
-
-
-class _Unsent:
-    """A call that could not be sent."""
-
-    def __init__(self, refused: Refused):
-        self._refused = refused
-
-    def result(self) -> Any:
-        raise self._refused
-
-    def cancel(self) -> None:
-        pass
-
-
-def _started(step: Send[Transport]) -> Pending:
-    try:
-        return step.endpoint.transport.start(step.call, step.deadline, _headers(step))
-    except Refused as refused:
-        return _Unsent(refused)
-
-
-def _headers(step: Send[Transport]) -> Headers:
-    return step.endpoint.connection.headers() + step.headers
+            return transport.stream(step.call, step.deadline, headers_of(step))
+        return transport.ask(step.call, step.deadline, headers_of(step))
 
 
 def _connect(connection: Connection) -> Transport:

@@ -1,6 +1,6 @@
 """KServe over gRPC as messages: which message a call is, and what an answer says. Touches no channel."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 from tritonclient.grpc import model_config_pb2, service_pb2
@@ -13,9 +13,12 @@ from tritonyard._transport import (
     GetConfig,
     Infer,
     ModelConfig,
+    Place,
     Probe,
     Refused,
+    Register,
     TensorConfig,
+    Unregister,
     scalar,
     tensor,
 )
@@ -44,21 +47,34 @@ class Method(NamedTuple):
 def _infer_request(call: Infer) -> Any:
     message = service_pb2.ModelInferRequest(model_name=call.model, id=call.id)
     for each in call.inputs:
-        message.inputs.add(name=each.name, datatype=each.datatype, shape=each.shape)
-        message.raw_input_contents.append(each.raw)
+        tensor = message.inputs.add(name=each.name, datatype=each.datatype, shape=each.shape)
+        if each.place is None:
+            message.raw_input_contents.append(each.raw)
+        else:
+            _put(tensor, each.place)
     for name in call.outputs:
-        message.outputs.add(name=name)
+        tensor = message.outputs.add(name=name)
+        if name in call.places:
+            _put(tensor, call.places[name])
     for key, value in call.parameters.items():
         setattr(message.parameters[key], PARAMETERS[type(value)], value)
     return message
 
 
-def _infer_answer(message: Any) -> Any:
+def _put(tensor: Any, place: Place) -> None:
+    tensor.parameters["shared_memory_region"].string_param = place.name
+    tensor.parameters["shared_memory_offset"].int64_param = place.offset
+    tensor.parameters["shared_memory_byte_size"].int64_param = place.size
+
+
+def _infer_answer(message: Any, places: Collection[str] = ()) -> Any:
     raws = message.raw_output_contents
     if len(raws) != len(message.outputs):
         raise Refused("INTERNAL", f"{len(message.outputs)} outputs came with {len(raws)} contents")
     return {
-        output.name: tensor(output.name, output.datatype, list(output.shape), raw)
+        output.name: TensorConfig(output.datatype, tuple(output.shape))
+        if output.name in places
+        else tensor(output.name, output.datatype, list(output.shape), raw)
         for output, raw in zip(message.outputs, raws, strict=True)
     }
 
@@ -101,11 +117,15 @@ def _tensors(declared: Any) -> dict[str, TensorConfig]:
     }
 
 
+def _register(call: Register) -> Any:
+    return service_pb2.SystemSharedMemoryRegisterRequest(name=call.name, key=call.key, byte_size=call.size)
+
+
 def method_of(call: Call) -> Method:
     """Return how a call that has one answer travels."""
     match call:
-        case Infer():
-            return Method("ModelInfer", _infer_request, _infer_answer)
+        case Infer(places=places):
+            return Method("ModelInfer", _infer_request, lambda answer: _infer_answer(answer, places))
         case GetConfig():
             return Method("ModelConfig", lambda call: service_pb2.ModelConfigRequest(name=call.model), _config)
         case Probe(model=None):
@@ -115,4 +135,12 @@ def method_of(call: Call) -> Method:
                 "ModelReady",
                 lambda call: service_pb2.ModelReadyRequest(name=call.model),
                 lambda answer: answer.ready,
+            )
+        case Register():
+            return Method("SystemSharedMemoryRegister", _register, lambda answer: None)
+        case Unregister():
+            return Method(
+                "SystemSharedMemoryUnregister",
+                lambda call: service_pb2.SystemSharedMemoryUnregisterRequest(name=call.name),
+                lambda answer: None,
             )

@@ -4,7 +4,7 @@ import gzip
 import json
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -18,9 +18,12 @@ from tritonyard._transport import (
     GetConfig,
     Infer,
     ModelConfig,
+    Place,
     Probe,
     Refused,
+    Register,
     TensorConfig,
+    Unregister,
     tensor,
 )
 
@@ -56,6 +59,11 @@ def encode(call: Call | Generate) -> Request:
         case Probe():
             path = "/v2/health" if call.model is None else _path(call.model)
             return Request("GET", f"{path}/ready", {}, None)
+        case Register():
+            body = json.dumps({"key": call.key, "offset": 0, "byte_size": call.size}).encode()
+            return Request("POST", f"{_region(call.name)}/register", {}, body)
+        case Unregister():
+            return Request("POST", f"{_region(call.name)}/unregister", {}, b"")
 
 
 def compressed(request: Request, compression: Compression | None) -> Request:
@@ -80,13 +88,15 @@ def decode(call: Call, status: int, headers: Mapping[str, str], body: bytes) -> 
         raise Refused(status, _words(body), retry_after=retry_after(headers))
     try:
         match call:
-            case Infer():
+            case Infer(places=places):
                 # Where no output has a single byte, Triton leaves the length out.
-                return _tensors(body, int(headers.get(JSON_LENGTH.lower(), len(body))))
+                return _tensors(body, int(headers.get(JSON_LENGTH.lower(), len(body))), places)
             case GetConfig():
                 return _config(json.loads(body))
             case Probe():
                 return True
+            case Register() | Unregister():
+                return None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Refused("INTERNAL", f"the answer is not KServe's: {type(error).__name__}: {error}") from None
 
@@ -143,6 +153,18 @@ def _path(model: str) -> str:
     return f"/v2/models/{quote(model, safe='')}"
 
 
+def _region(name: str) -> str:
+    return f"/v2/systemsharedmemory/region/{quote(name, safe='')}"
+
+
+def _placed(place: Place) -> dict[str, Any]:
+    return {
+        "shared_memory_region": place.name,
+        "shared_memory_offset": place.offset,
+        "shared_memory_byte_size": place.size,
+    }
+
+
 def _infer_json(call: Infer) -> dict[str, Any]:
     return {
         "id": call.id,
@@ -152,17 +174,24 @@ def _infer_json(call: Infer) -> dict[str, Any]:
                 "name": each.name,
                 "datatype": each.datatype,
                 "shape": each.shape,
-                "parameters": {"binary_data_size": len(each.raw)},
+                "parameters": _placed(each.place) if each.place else {"binary_data_size": len(each.raw)},
             }
             for each in call.inputs
         ],
-        "outputs": [{"name": name, "parameters": {"binary_data": True}} for name in call.outputs],
+        "outputs": [
+            {"name": name, "parameters": _placed(call.places[name]) if name in call.places else {"binary_data": True}}
+            for name in call.outputs
+        ],
     }
 
 
-def _tensors(body: bytes, json_length: int) -> dict[str, Any]:
-    answer, found = {}, json_length
+def _tensors(body: bytes, json_length: int, places: Collection[str]) -> dict[str, Any]:
+    answer: dict[str, Any] = {}
+    found = json_length
     for output in json.loads(body[:json_length])["outputs"]:
+        if output["name"] in places:
+            answer[output["name"]] = TensorConfig(output["datatype"], tuple(output["shape"]))
+            continue
         size = output["parameters"]["binary_data_size"]
         raw = body[found : found + size]
         answer[output["name"]] = tensor(output["name"], output["datatype"], output["shape"], raw)

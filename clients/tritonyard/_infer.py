@@ -11,6 +11,7 @@ from typing import Any
 from tritonyard._datatype import FLOATING, TRUTH, WHOLE, Array, Unfit, array_of, dtype_of, is_array, raw_of
 from tritonyard._errors import InvalidRequest, ServerFailed
 from tritonyard._flows import Flow, described, remembering, utf8
+from tritonyard._shared_memory import Segments, sharing
 from tritonyard._transport import Infer, Input, ModelConfig, Parameter, TensorConfig
 
 INT64 = range(-(2**63), 2**63)
@@ -23,12 +24,16 @@ def inferring(
     parameters: Mapping[str, Parameter] | None,
     idempotent: bool,
     configs: dict[str, ModelConfig],
+    segments: Segments | None,
 ) -> Flow[dict[str, Array]]:
-    """Ask `model`; `configs` remembers what models look like, from call to call."""
+    """Ask `model`; `configs` remembers what models look like, from call to call, `segments` have its large tensors."""
     with remembering(configs, model):
         config = yield from described(model, configs)
         call = infer_call(model, config, inputs, outputs, {} if parameters is None else parameters, idempotent)
-        (answer,) = yield [call]
+        if segments is None:
+            (answer,) = yield [call]
+        else:
+            answer = yield from sharing(call, config, segments)
         if outputs is not None and (left := [name for name in call.outputs if name not in answer]):
             raise ServerFailed(f"it was asked for {_named(left)}, and left it out of its answer", model=model)
         return {name: answer[name] for name in call.outputs if name in answer}

@@ -141,6 +141,8 @@ class Stream(Growth):
             return self._do(step)
         self._answers = self._do(step)
         try:
+            if self._closed.is_set():
+                raise _Closed
             answers = iter(self._answers)
             for first in answers:
                 return itertools.chain((first,), answers)

@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 from tritonyard._errors import TritonyardError
 from tritonyard._event import Event
-from tritonyard._transport import Call, Deadline, Generate, GetConfig, Headers, Infer, Probe, Refused
+from tritonyard._transport import (
+    Call,
+    Deadline,
+    Generate,
+    GetConfig,
+    Headers,
+    Infer,
+    Probe,
+    Refused,
+    Register,
+    Unregister,
+)
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
@@ -21,7 +32,14 @@ if TYPE_CHECKING:
 # Method -> gen_ai.operation.name.
 GENERATIVE = {"embed": "embeddings", "generate": "text_completion", "chat": "chat"}
 # Call -> the method of KServe's gRPC service; over HTTP it has no name.
-RPC = {Infer: "ModelInfer", Generate: "ModelStreamInfer", GetConfig: "ModelConfig", Probe: "Ready"}
+RPC = {
+    Infer: "ModelInfer",
+    Generate: "ModelStreamInfer",
+    GetConfig: "ModelConfig",
+    Probe: "Ready",
+    Register: "SystemSharedMemoryRegister",
+    Unregister: "SystemSharedMemoryUnregister",
+}
 
 
 class _NoSpan(AbstractContextManager["_NoSpan"]):

@@ -1,4 +1,4 @@
-"""What the client asks of a wire protocol: four calls, their answers, and who carries them.
+"""What the client asks of a wire protocol: its calls, their answers, and who carries them.
 
 Knows nothing of texts, policy or the error tree. A transport that gets no good answer raises Refused, and nothing else
 ever comes out of it but cancellation.
@@ -26,13 +26,23 @@ def _new_id() -> str:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where a tensor lies in shared memory: `size` bytes from `offset` on in what the server knows as `name`."""
+
+    name: str
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
 class Input:
-    """One input tensor: `raw` is its content in Triton's binary form."""
+    """One input tensor: `raw` is its content in Triton's binary form, unless it lies at `place`."""
 
     name: str
     datatype: str
     shape: tuple[int, ...]
     raw: bytes
+    place: Place | None = None
 
 
 @dataclass(frozen=True)
@@ -40,7 +50,8 @@ class Infer:
     """Ask `model` for `outputs`; the answer is `dict[str, np.ndarray]`.
 
     `rows` says where the rows of this request stand in the caller's own list, `idempotent` that it may be answered
-    twice, and `id` tells it from all others in the server's log.
+    twice, `places` where outputs are to be put that are not to be sent: of those the answer has a TensorConfig. `id`
+    tells the request from all others in the server's log.
     """
 
     model: str
@@ -49,6 +60,7 @@ class Infer:
     parameters: dict[str, Parameter] = field(default_factory=dict)
     rows: tuple[int, ...] = ()
     idempotent: bool = False
+    places: dict[str, Place] = field(default_factory=dict)
     id: str = field(default_factory=_new_id, compare=False)
 
     @property
@@ -75,7 +87,29 @@ class Probe:
     id: ClassVar[str | None] = None
 
 
-Call = Infer | GetConfig | Probe
+@dataclass(frozen=True)
+class Register:
+    """Have the server map the shared memory `key` (POSIX), of `size` bytes, and know it as `name`; answered by None."""
+
+    name: str
+    key: str
+    size: int
+    model: ClassVar[str | None] = None
+    idempotent: ClassVar[bool] = False
+    id: ClassVar[str | None] = None
+
+
+@dataclass(frozen=True)
+class Unregister:
+    """Have the server let go of the shared memory that it knows as `name`; answered by None."""
+
+    name: str
+    model: ClassVar[str | None] = None
+    idempotent: ClassVar[bool] = True
+    id: ClassVar[str | None] = None
+
+
+Call = Infer | GetConfig | Probe | Register | Unregister
 
 
 class Values(NamedTuple):
