@@ -197,7 +197,7 @@ def test_the_budget_is_for_all_attempts(fake, kind):
     begun = time.monotonic()
     with (
         kind(fake.url, model="minilm", timeout=0.5, retry=Retry(attempts=10**6, backoff=0.05)) as client,
-        pytest.raises(ServerOverloaded) as raised,
+        pytest.raises((ServerOverloaded, DeadlineExceeded)) as raised,
     ):
         client.embed("a")
     assert time.monotonic() - begun < 0.5 + GRACE_S

@@ -136,6 +136,8 @@ RULES = (
     Rule(DeadlineExceeded, ("DEADLINE_EXCEEDED", 408, 504)),
     Rule(ServerUnavailable, ("UNAVAILABLE", "CANCELLED", 499, 502, 503)),
     Rule(ServerOverloaded, ("RESOURCE_EXHAUSTED", 429)),
+    # A request's parameter of another type than Triton's own.
+    Rule(InvalidRequest, (500,), r"^Unable to parse "),
     Rule(ServerFailed, ("INTERNAL", "UNKNOWN", "DATA_LOSS", "ABORTED", 500)),
 )
 

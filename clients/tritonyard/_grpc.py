@@ -1,7 +1,8 @@
 """gRPC, sync and async: channels of grpcio."""
 
 import ssl
-from collections.abc import AsyncGenerator, Iterator
+import weakref
+from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from tritonyard._connection import Connection, Tls
 from tritonyard._grpc_codec import Method, generate_answer, generate_request, method_of
+from tritonyard._retry import fate_of
 from tritonyard._transport import Answer, Call, Deadline, Generate, Headers, Refused
 
 CHANNEL_OPTIONS = [
@@ -20,16 +22,14 @@ CHANNEL_OPTIONS = [
     # gRPC waits up to two minutes before it looks again at a server that was away.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # A new channel is a new connection, also while an old one to the same server is still there.
+    ("grpc.use_local_subchannel_pool", 1),
 ]
 COMPRESSIONS = {None: None, "gzip": grpc.Compression.Gzip, "deflate": grpc.Compression.Deflate}
 
 
 # When a server asks to be left alone: in milliseconds (gRPC's retry design, A6), or as proxies pass on HTTP's.
 PUSHBACKS = {"retry-pushback-ms": 1e-3, "retry-after": 1.0}
-
-
-def _refused(error: grpc.RpcError) -> Refused:
-    return Refused(error.code().name, error.details() or "", retry_after=_retry_after(error))
 
 
 def _retry_after(error: grpc.RpcError) -> float | None:
@@ -71,60 +71,106 @@ def _stub(channel: Any) -> Any:
     return stub
 
 
+class _Line:
+    """A channel and Triton's methods on it; whoever has a call under way holds it."""
+
+    def __init__(self, library: Any, connection: Connection):
+        self.channel = _channel(library, connection)
+        self.stub = _stub(self.channel)
+
+
+class _Lines:
+    """The line that new calls take, and those that old calls are still on.
+
+    gRPC does not notice a connection that has gone mute, or is mute from the start, for minutes; and what could not
+    connect fails all calls at once for up to a second, though the server be back. So what ran out of time on a line, or
+    found none, makes the next call open another one. (Pings would notice, but tritonserver forbids frequent ones.)
+    """
+
+    def __init__(self, library: Any, connection: Connection):
+        self._library, self._connection = library, connection
+        self._all: weakref.WeakSet[_Line] = weakref.WeakSet()
+        self._current: _Line | None = None
+        self._is_closed = False
+
+    def current(self) -> _Line:
+        """Return the line of the next call, opened when it is first needed; raise Refused after `close`."""
+        if self._is_closed:
+            raise Refused("CANCELLED", "the channel is closed")
+        line = self._current
+        if line is None:
+            line = self._current = _Line(self._library, self._connection)
+            self._all.add(line)
+        return line
+
+    def refused(self, line: _Line, error: grpc.RpcError) -> Refused:
+        """Return what to raise for the error of a call on `line`."""
+        refused = Refused(error.code().name, error.details() or "", retry_after=_retry_after(error))
+        if line is self._current and (refused.status == "DEADLINE_EXCEEDED" or fate_of(refused) == "unsent"):
+            self._current = None
+        return refused
+
+    def close(self) -> list[Any]:
+        """Open no more lines; return all channels, to be closed."""
+        self._is_closed = True
+        return [line.channel for line in self._all]
+
+
 class GrpcTransport:
     """A channel of its own, shared by all threads."""
 
     def __init__(self, connection: Connection):
-        self._channel = _channel(grpc, connection)
-        self._stub = _stub(self._channel)
+        self._lines = _Lines(grpc, connection)
 
     def ask(self, call: Call, deadline: Deadline, headers: Headers) -> Any:
         """Call and wait; 0.15 ms faster than a future that is waited for."""
-        method = method_of(call)
+        method, line = method_of(call), self._lines.current()
         try:
-            message = getattr(self._stub, method.name)(method.encode(call), timeout=deadline.left(), metadata=headers)
+            message = getattr(line.stub, method.name)(method.encode(call), timeout=deadline.left(), metadata=headers)
         except grpc.RpcError as error:
-            raise _refused(error) from None
+            raise self._lines.refused(line, error) from None
         except ValueError as error:  # grpcio's word for a closed channel
             raise Refused("CANCELLED", str(error)) from None
         return method.decode(message)
 
     def start(self, call: Call, deadline: Deadline, headers: Headers) -> "GrpcPending":
         """Send without waiting; gRPC's own thread receives."""
-        method = method_of(call)
+        method, line = method_of(call), self._lines.current()
         try:
-            future = getattr(self._stub, method.name).future(
+            future = getattr(line.stub, method.name).future(
                 method.encode(call), timeout=deadline.left(), metadata=headers
             )
         except ValueError as error:
             raise Refused("CANCELLED", str(error)) from None
-        return GrpcPending(future, method)
+        return GrpcPending(future, method, lambda error: self._lines.refused(line, error))
 
     def stream(self, call: Generate, deadline: Deadline, headers: Headers) -> "GrpcAnswers":
         """Send the request on a stream of its own, and nothing after it."""
-        request = generate_request(call)
+        request, line = generate_request(call), self._lines.current()
         try:
-            return GrpcAnswers(self._stub.ModelStreamInfer(request, timeout=deadline.left(), metadata=headers))
+            stream = line.stub.ModelStreamInfer(request, timeout=deadline.left(), metadata=headers)
         except ValueError as error:
             raise Refused("CANCELLED", str(error)) from None
+        return GrpcAnswers(stream, lambda error: self._lines.refused(line, error))
 
     def close(self) -> None:
-        """Close the channel; calls under way end."""
-        self._channel.close()
+        """Close all channels; calls under way end."""
+        for channel in self._lines.close():
+            channel.close()
 
 
 class GrpcPending:
     """A gRPC future and how its answer is read."""
 
-    def __init__(self, future: Any, method: Method):
-        self._future, self._method = future, method
+    def __init__(self, future: Any, method: Method, refused: Callable[[grpc.RpcError], Refused]):
+        self._future, self._method, self._refused = future, method, refused
 
     def result(self) -> Any:
         """Wait for the answer; gRPC itself ends it at the deadline."""
         try:
             message = self._future.result()
         except grpc.RpcError as error:
-            raise _refused(error) from None
+            raise self._refused(error) from None
         except grpc.FutureCancelledError:
             raise Refused("CANCELLED", "the call was cancelled") from None
         return self._method.decode(message)
@@ -137,8 +183,8 @@ class GrpcPending:
 class GrpcAnswers:
     """A stream of gRPC and how its answers are read; gRPC itself ends it at the deadline."""
 
-    def __init__(self, stream: Any):
-        self._stream = stream
+    def __init__(self, stream: Any, refused: Callable[[grpc.RpcError], Refused]):
+        self._stream, self._refused = stream, refused
 
     def __iter__(self) -> Iterator[Answer]:
         is_first = True
@@ -147,7 +193,7 @@ class GrpcAnswers:
                 yield generate_answer(message, is_first)
                 is_first = False
         except grpc.RpcError as error:
-            raise _refused(error) from None
+            raise self._refused(error) from None
 
     def cancel(self) -> None:
         """Cancel on the server too; nothing happens where the stream is over."""
@@ -158,28 +204,26 @@ class AsyncGrpcTransport:
     """A channel of its own, opened by the first call: it belongs to the event loop of that call."""
 
     def __init__(self, connection: Connection):
-        self._connection = connection
-        self._channel: Any = None
-        self._stub: Any = None
+        self._lines = _Lines(grpc.aio, connection)
 
     async def ask(self, call: Call, deadline: Deadline, headers: Headers) -> Any:
         """Call and wait."""
-        method = method_of(call)
+        method, line = method_of(call), self._lines.current()
         try:
-            message = await getattr(self._opened(), method.name)(
+            message = await getattr(line.stub, method.name)(
                 method.encode(call), timeout=deadline.left(), metadata=headers
             )
         except grpc.RpcError as error:
-            raise _refused(error) from None
+            raise self._lines.refused(line, error) from None
         except grpc.aio.UsageError as error:  # grpcio's word for a closed channel
             raise Refused("CANCELLED", str(error)) from None
         return method.decode(message)
 
     async def stream(self, call: Generate, deadline: Deadline, headers: Headers) -> AsyncGenerator[Answer, None]:
         """Send the request on a stream of its own, and nothing after it; yield the answers."""
-        request = generate_request(call)
+        request, line = generate_request(call), self._lines.current()
         try:
-            stream = self._opened().ModelStreamInfer(request, timeout=deadline.left(), metadata=headers)
+            stream = line.stub.ModelStreamInfer(request, timeout=deadline.left(), metadata=headers)
         except grpc.aio.UsageError as error:
             raise Refused("CANCELLED", str(error)) from None
         is_first = True
@@ -188,17 +232,11 @@ class AsyncGrpcTransport:
                 yield generate_answer(message, is_first)
                 is_first = False
         except grpc.RpcError as error:
-            raise _refused(error) from None
+            raise self._lines.refused(line, error) from None
         finally:
             stream.cancel()
 
     async def close(self) -> None:
-        """Close the channel; calls under way end."""
-        if self._channel is not None:
-            await self._channel.close()
-
-    def _opened(self) -> Any:
-        if self._channel is None:
-            self._channel = _channel(grpc.aio, self._connection)
-            self._stub = _stub(self._channel)
-        return self._stub
+        """Close all channels; calls under way end."""
+        for channel in self._lines.close():
+            await channel.close()
