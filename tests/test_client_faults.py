@@ -10,6 +10,7 @@ from fake_kserve import WIDTH, Fault, fake_http, raw_socket
 
 from tritonyard import (
     AccessDenied,
+    Client,
     DeadlineExceeded,
     InvalidRequest,
     ModelNotFound,
@@ -247,3 +248,23 @@ def test_a_model_that_does_not_embed_is_named(kind):
         pytest.raises(InvalidRequest, match="it turns input_ids into x"),
     ):
         client.embed("a")
+
+
+@pytest.mark.parametrize("name", ["localhost", "nowhere.invalid"])
+def test_a_name_server_that_says_nothing_meets_the_deadline(monkeypatch, name):
+    over = threading.Event()
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: over.wait(5) and [])
+    with Client(f"http://{name}:1", model="m") as client:
+        begun = time.monotonic()
+        with pytest.raises(DeadlineExceeded):
+            client.embed("a", timeout=0.3)
+        assert time.monotonic() - begun < 0.3 + GRACE_S
+    over.set()
+
+
+def test_a_name_that_nobody_has(kind):
+    for scheme in FAKES:
+        with kind(f"{scheme}://nowhere.invalid:1", model="m", timeout=5) as client:
+            with pytest.raises(ServerUnavailable) as raised:
+                client.embed("a")
+            assert raised.value.attempts == 3

@@ -6,7 +6,10 @@ tritonclient.http has neither a deadline nor thread safety, and is no faster.
 import contextlib
 import http.client
 import io
+import ipaddress
+import queue
 import socket
+import threading
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
@@ -150,9 +153,9 @@ class _Connection(http.client.HTTPConnection):
     def connect(self) -> None:
         """Connect to the first address that answers."""
         fault: OSError = OSError(f"no address for {self.host}")
-        for *_, address in socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM):
+        for address in _resolved(self.host, self.deadline):
             try:
-                sock = self._open(str(address[0]))
+                sock = self._open(address)
             except OSError as error:
                 fault = error
             else:
@@ -233,6 +236,29 @@ class _DeadlineReader(io.RawIOBase):
     def close(self) -> None:
         self._raw.close()
         super().close()
+
+
+def _resolved(host: str, deadline: Deadline) -> list[str]:
+    """Return the IP addresses of `host`; raise TimeoutError at the deadline, OSError where it has none."""
+    with contextlib.suppress(ValueError):
+        return [str(ipaddress.ip_address(host))]
+    # In a thread: nothing ends a question that no name server answers.
+    answers: queue.SimpleQueue[list[Any] | OSError] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answers.put(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM))
+        except (OSError, UnicodeError) as error:
+            answers.put(OSError(f"'{host}' cannot be resolved: {error}"))
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        answer = answers.get(timeout=_seconds(deadline))
+    except queue.Empty:
+        raise TimeoutError from None
+    if isinstance(answer, OSError):
+        raise answer
+    return [str(address[0]) for *_, address in answer]
 
 
 def _lower(response: http.client.HTTPResponse) -> dict[str, str]:
