@@ -275,7 +275,7 @@ def test_a_closed_client_sends_nothing_more():
 
     def closing(step):
         if isinstance(step, Wait):
-            world.policy.closed = True
+            world.policy.closed.set()
         return do(step)
 
     world.do = closing

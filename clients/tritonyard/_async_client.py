@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from tritonyard._base import BaseClient
-from tritonyard._connection import DEFAULT_URL, AsyncToken, Compression, Connection, Tls
+from tritonyard._connection import Connection
 from tritonyard._datatype import Array
 from tritonyard._driver import async_carried_out
 from tritonyard._errors import TritonyardError
@@ -16,15 +16,13 @@ from tritonyard._flows import Embeddings, Flow, Result, embedding, probing
 from tritonyard._generation import Generation, Options, chatting, prompting, spelled_out
 from tritonyard._infer import inferring, one_mapping
 from tritonyard._mock import MockTransport
-from tritonyard._policy import OnEvent, Send, Wait
-from tritonyard._retry import DEFAULT_RETRY, Retry
+from tritonyard._policy import Send, Wait
 from tritonyard._shared_memory import PARTING_S, parting
 from tritonyard._stream import AsyncStream, generation
 from tritonyard._tracing import Operation
 from tritonyard._transport import AsyncTransport, Call, Generate, Parameter
 
 if TYPE_CHECKING:
-    from opentelemetry.trace import Tracer
     from typing_extensions import Unpack
 
 
@@ -35,39 +33,6 @@ class AsyncClient(BaseClient[AsyncTransport]):
     be an async callable too; waiting for it is part of the call's timeout.
     Cancelling a task that waits here cancels its requests.
     """
-
-    def __init__(
-        self,
-        url: str | Sequence[str] = DEFAULT_URL,
-        *,
-        model: str | None = None,
-        timeout: float = 30.0,
-        concurrency: int = 8,
-        tls: Tls | None = None,
-        headers: Mapping[str, str] | None = None,
-        token: AsyncToken | None = None,
-        compression: Compression | None = None,
-        retry: Retry = DEFAULT_RETRY,
-        on_event: OnEvent | None = None,
-        tracer: "Tracer | None" = None,
-        shared_memory: bool = False,
-        transport: MockTransport | None = None,
-    ):
-        super().__init__(
-            _connect if transport is None else lambda _: transport.awaited(),
-            url,
-            model,
-            timeout,
-            concurrency,
-            tls,
-            headers,
-            token,
-            compression,
-            retry,
-            on_event,
-            tracer,
-            shared_memory,
-        )
 
     async def embed(
         self,
@@ -143,10 +108,10 @@ class AsyncClient(BaseClient[AsyncTransport]):
 
     async def close(self) -> None:
         """Close all connections. Calls under way in other tasks may end with ClientClosed."""
-        if self._segments is not None and not self._policy.closed:
+        if self._segments is not None and not self._policy.closed.is_set():
             with contextlib.suppress(TritonyardError), self._operation("close", None, PARTING_S) as operation:
                 await self._run(parting(self._segments), operation)
-        self._policy.closed = True
+        self._policy.closed.set()
         for each in self._endpoints.all:
             await each.transport.close()
 
@@ -157,6 +122,18 @@ class AsyncClient(BaseClient[AsyncTransport]):
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+    def _reach(self, connection: Connection, mock: MockTransport | None) -> AsyncTransport:
+        if mock is not None:
+            return mock.awaited()
+        # Each protocol loads its own libraries only.
+        if connection.address.is_grpc:
+            from tritonyard._grpc import AsyncGrpcTransport
+
+            return AsyncGrpcTransport(connection)
+        from tritonyard._http_async import AsyncHttpTransport
+
+        return AsyncHttpTransport(connection)
 
     def _answer(
         self, method: str, call: Generate, timeout: float | None
@@ -218,14 +195,3 @@ async def _whole(stream: AsyncStream) -> Generation:
     async for _ in stream:
         pass
     return generation(stream)
-
-
-def _connect(connection: Connection) -> AsyncTransport:
-    # Each protocol loads its own libraries only.
-    if connection.address.is_grpc:
-        from tritonyard._grpc import AsyncGrpcTransport
-
-        return AsyncGrpcTransport(connection)
-    from tritonyard._http_async import AsyncHttpTransport
-
-    return AsyncHttpTransport(connection)

@@ -1,15 +1,16 @@
 """What both clients are: settings that are checked, models that are remembered, addresses that take turns."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Generic
 
-from tritonyard._connection import Address, AsyncToken, Compression, Connection, Tls
+from tritonyard._connection import DEFAULT_URL, Address, AsyncToken, Compression, Connection, Tls
 from tritonyard._endpoints import Carrier, Endpoint, Endpoints
 from tritonyard._errors import ClientClosed, InvalidRequest
 from tritonyard._flows import utf8
+from tritonyard._mock import MockTransport
 from tritonyard._policy import OnEvent, Policy
-from tritonyard._retry import Retry
+from tritonyard._retry import DEFAULT_RETRY, Retry
 from tritonyard._shared_memory import Segments
 from tritonyard._tracing import Operation
 from tritonyard._transport import Deadline, ModelConfig
@@ -19,23 +20,24 @@ if TYPE_CHECKING:
 
 
 class BaseClient(Generic[Carrier]):
-    """The part of a client that neither waits nor sends; `connect` makes what carries calls to one address."""
+    """The part of a client that neither waits nor sends."""
 
     def __init__(
         self,
-        connect: Callable[[Connection], Carrier],
-        url: str | Sequence[str],
-        model: str | None,
-        timeout: float,
-        concurrency: int,
-        tls: Tls | None,
-        headers: Mapping[str, str] | None,
-        token: AsyncToken | None,
-        compression: Compression | None,
-        retry: Retry,
-        on_event: OnEvent | None,
-        tracer: "Tracer | None",
-        shared_memory: bool,
+        url: str | Sequence[str] = DEFAULT_URL,
+        *,
+        model: str | None = None,
+        timeout: float = 30.0,
+        concurrency: int = 8,
+        tls: Tls | None = None,
+        headers: Mapping[str, str] | None = None,
+        token: AsyncToken | None = None,
+        compression: Compression | None = None,
+        retry: Retry = DEFAULT_RETRY,
+        on_event: OnEvent | None = None,
+        tracer: "Tracer | None" = None,
+        shared_memory: bool = False,
+        transport: MockTransport | None = None,
     ):
         connections = [Connection(each, tls, headers, token, compression) for each in _addresses(url)]
         self.urls = tuple(str(each.address) for each in connections)
@@ -51,8 +53,12 @@ class BaseClient(Generic[Carrier]):
         self._segments = Segments() if shared_memory else None
         self._configs: dict[str, ModelConfig] = {}
         self._tracer = tracer
-        self._endpoints = Endpoints([Endpoint(each, connect(each)) for each in connections])
+        self._endpoints = Endpoints([Endpoint(each, self._reach(each, transport)) for each in connections])
         self._policy = Policy(self._endpoints, retry, on_event)
+
+    def _reach(self, connection: Connection, mock: MockTransport | None) -> Carrier:
+        """Return what carries calls to one address, or takes the place of it."""
+        raise NotImplementedError
 
     @property
     def url(self) -> str:
@@ -72,7 +78,7 @@ class BaseClient(Generic[Carrier]):
 
     def _operation(self, name: str, model: str | None, timeout: float | None) -> Operation:
         """Begin one call of a method: its budget runs from here."""
-        if self._policy.closed:
+        if self._policy.closed.is_set():
             raise ClientClosed("the client is closed", url=self.url)
         deadline = Deadline(self.timeout if timeout is None else _seconds(timeout))
         return Operation(name, model, deadline, self._tracer)

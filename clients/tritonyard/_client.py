@@ -1,14 +1,13 @@
 """The synchronous client, and the driver that carries a flow's calls over a transport."""
 
 import contextlib
-import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from tritonyard._base import BaseClient
-from tritonyard._connection import DEFAULT_URL, Compression, Connection, Tls, Token
+from tritonyard._connection import Connection
 from tritonyard._datatype import Array
 from tritonyard._driver import carried_out
 from tritonyard._errors import TritonyardError
@@ -17,15 +16,13 @@ from tritonyard._flows import Embeddings, Flow, Result, embedding, probing
 from tritonyard._generation import Generation, Options, chatting, prompting, spelled_out
 from tritonyard._infer import inferring, one_mapping
 from tritonyard._mock import MockTransport
-from tritonyard._policy import OnEvent, Send, Wait
-from tritonyard._retry import DEFAULT_RETRY, Retry
+from tritonyard._policy import Send, Wait
 from tritonyard._shared_memory import PARTING_S, parting
 from tritonyard._stream import Stream, generation
 from tritonyard._tracing import Operation
 from tritonyard._transport import Call, Generate, Parameter, Transport
 
 if TYPE_CHECKING:
-    from opentelemetry.trace import Tracer
     from typing_extensions import Unpack
 
 
@@ -53,41 +50,6 @@ class Client(BaseClient[Transport]):
 
     Raises InvalidRequest: an argument is out of range, or a file of `tls` is not what it should be.
     """
-
-    def __init__(
-        self,
-        url: str | Sequence[str] = DEFAULT_URL,
-        *,
-        model: str | None = None,
-        timeout: float = 30.0,
-        concurrency: int = 8,
-        tls: Tls | None = None,
-        headers: Mapping[str, str] | None = None,
-        token: Token | None = None,
-        compression: Compression | None = None,
-        retry: Retry = DEFAULT_RETRY,
-        on_event: OnEvent | None = None,
-        tracer: "Tracer | None" = None,
-        shared_memory: bool = False,
-        transport: MockTransport | None = None,
-    ):
-        super().__init__(
-            _connect if transport is None else lambda _: transport,
-            url,
-            model,
-            timeout,
-            concurrency,
-            tls,
-            headers,
-            token,
-            compression,
-            retry,
-            on_event,
-            tracer,
-            shared_memory,
-        )
-        # Who waits to send something again is woken by it.
-        self._end = threading.Event()
 
     def embed(
         self,
@@ -209,11 +171,10 @@ class Client(BaseClient[Transport]):
 
     def close(self) -> None:
         """Close all connections. Calls under way in other threads may end with ClientClosed."""
-        if self._segments is not None and not self._policy.closed:
+        if self._segments is not None and not self._policy.closed.is_set():
             with contextlib.suppress(TritonyardError), self._operation("close", None, PARTING_S) as operation:
                 self._run(parting(self._segments), operation)
-        self._policy.closed = True
-        self._end.set()
+        self._policy.closed.set()
         for each in self._endpoints.all:
             each.transport.close()
 
@@ -224,6 +185,18 @@ class Client(BaseClient[Transport]):
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _reach(self, connection: Connection, mock: MockTransport | None) -> Transport:
+        if mock is not None:
+            return mock
+        # Each protocol loads its own libraries only.
+        if connection.address.is_grpc:
+            from tritonyard._grpc import GrpcTransport
+
+            return GrpcTransport(connection)
+        from tritonyard._http_sync import HttpTransport
+
+        return HttpTransport(connection)
 
     def _answer(self, method: str, call: Generate, timeout: float | None) -> Generation | Stream:
         operation = self._operation(method, call.model, timeout)
@@ -276,20 +249,9 @@ class Client(BaseClient[Transport]):
     def _do(self, step: Send[Transport] | Wait) -> Any:
         """Do one step and wait for what comes of it: the answer to a call, to a Generate what its answers come from."""
         if isinstance(step, Wait):
-            self._end.wait(step.seconds)
+            self._policy.closed.wait(step.seconds)
             return None
         transport = step.endpoint.transport
         if isinstance(step.call, Generate):
             return transport.stream(step.call, step.deadline, headers_of(step))
         return transport.ask(step.call, step.deadline, headers_of(step))
-
-
-def _connect(connection: Connection) -> Transport:
-    # Each protocol loads its own libraries only.
-    if connection.address.is_grpc:
-        from tritonyard._grpc import GrpcTransport
-
-        return GrpcTransport(connection)
-    from tritonyard._http_sync import HttpTransport
-
-    return HttpTransport(connection)

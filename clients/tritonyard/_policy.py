@@ -5,6 +5,7 @@ Attempts are a generator of steps: it never waits and never touches a socket. A 
 """
 
 import random
+import threading
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from typing import Any, Generic
@@ -53,7 +54,8 @@ class Policy(Generic[Carrier]):
 
     def __init__(self, endpoints: Endpoints[Carrier], retry: Retry, on_event: OnEvent | None):
         self.endpoints, self.retry, self.on_event = endpoints, retry, on_event
-        self.closed = False
+        # Who waits to send something again is woken by it.
+        self.closed = threading.Event()
 
     def attempts(self, call: Call | Generate, operation: Operation) -> Steps[Carrier]:
         """Return the steps of `call`, the last of which has its answer; they raise TritonyardError."""
@@ -74,7 +76,7 @@ class _Attempts(Generic[Carrier]):
     def steps(self) -> Steps[Carrier]:
         """Try one address after another, and all of them again, until one answers or the error stands."""
         while True:
-            if self._policy.closed:
+            if self._policy.closed.is_set():
                 raise ClientClosed("the client was closed", model=self._call.model, attempts=self._number)
             endpoint, is_doubtful = self._policy.endpoints.best(self._untried)
             self._untried.remove(endpoint)
@@ -167,7 +169,7 @@ class _Attempts(Generic[Carrier]):
         """Turn what a transport raised into an error of this package."""
         call, deadline = self._call, self._operation.deadline
         words = callers_words(call, refused.words)
-        kind = ClientClosed if self._policy.closed else kind_of(refused.status, words)
+        kind = ClientClosed if self._policy.closed.is_set() else kind_of(refused.status, words)
         fact = words or f"the server answered {refused.status}"
         if kind is DeadlineExceeded:
             what = "complete answer" if isinstance(call, Generate) else "answer"
