@@ -168,8 +168,8 @@ class Stream(Growth):
         raise unfinished()
 
 
-class _Closed(Exception):
-    """The stream was closed before its first answer."""
+class _Closed(GeneratorExit):
+    """The stream was closed before its first answer: it is left, as a loop is."""
 
 
 class AsyncStream(Growth):
