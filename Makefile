@@ -10,7 +10,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup engines repository serve ask loadtest demo check test test-gpu bench clean
+.PHONY: help setup engines repository serve ask loadtest demo check test test-gpu bench reference clean
 
 help: ## the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -56,6 +56,9 @@ test-gpu: $(READY) ## what needs an NVIDIA GPU; without one it says that it was 
 bench: $(READY) ## the figures, as ratios in one run -> bench/results.json (TASK=generate)
 	@$(BIN)/python bootstrap.py --extra bench
 	@$(BIN)/python -m bench.run $(TASK)
+
+reference: $(READY) ## the SDK's docstrings -> clients/REFERENCE.md
+	@$(BIN)/python clients/reference.py
 
 clean: ## what was built; the environment stays
 	@rm -rf .artifacts runs model_repository/*/*/[0-9]* .pytest_cache .mypy_cache .ruff_cache .hypothesis

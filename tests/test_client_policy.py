@@ -72,7 +72,7 @@ def test_one_request_of_many_is_tried_again(calling, fake):
 
 def test_the_last_error_is_told_with_its_attempts(calling, fake):
     fake.answer = failing(99)
-    with pytest.raises(ServerOverloaded, match="at the last of 4 attempts") as raised:
+    with pytest.raises(ServerOverloaded, match="after 4 attempts") as raised:
         calling.embed("a")
     assert raised.value.attempts == 4
     assert len(raised.value.request_id) == 32

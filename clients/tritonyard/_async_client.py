@@ -57,7 +57,10 @@ class AsyncClient(BaseClient[AsyncTransport]):
     def generate(
         self, prompt: str, *, stream: bool = False, **options: "Unpack[Options]"
     ) -> Coroutine[Any, Any, Generation] | AsyncStream:
-        """Await for what the model writes after `prompt`, or iterate with `stream=True`; see `Client.generate`."""
+        """Return what the model writes after `prompt`, to be awaited; with `stream=True` an AsyncStream, not awaited.
+
+        Else as `Client.generate`.
+        """
         call = prompting(self._named(options.get("model")), prompt, stream, options)
         return self._answer("generate", call, options.get("timeout"))
 
@@ -73,7 +76,10 @@ class AsyncClient(BaseClient[AsyncTransport]):
     def chat(
         self, messages: Sequence[Mapping[str, str]], *, stream: bool = False, **options: "Unpack[Options]"
     ) -> Coroutine[Any, Any, Generation] | AsyncStream:
-        """Await for the model's answer to `messages`, or iterate with `stream=True`; see `Client.chat`."""
+        """Return the model's answer to `messages`, to be awaited; with `stream=True` an AsyncStream, not awaited.
+
+        Else as `Client.chat`.
+        """
         call = chatting(self._named(options.get("model")), messages, stream, options)
         return self._answer("chat", call, options.get("timeout"))
 

@@ -32,7 +32,7 @@ class Client(BaseClient[Transport]):
     `model` is used where a call names none. `timeout` (seconds) is the budget of a whole call, all its
     requests together. `concurrency` is how many requests of one call are under way at once. Safe to use from
     many threads, and from greenlets (`grpc.experimental.gevent.init_gevent()` first). Use it as a context
-    manager, or call `close()`.
+    manager, or call `close()`. `urls`, `model`, `timeout` and `concurrency` tell what it was made with.
 
     `url` may be a list: calls go to its addresses in turn, each is asked whether it is ready before its first call and
     after it failed, and what one cannot take goes to the next. `retry` says how often and when a call is sent again,
@@ -85,14 +85,14 @@ class Client(BaseClient[Transport]):
 
         `max_tokens` and `min_tokens` count new tokens; the answer ends before the first of the texts in `stop`.
         Greedy unless `temperature`, `top_k` or `top_p` is given; `temperature=0` is greedy too. The same `seed`
-        gives the same answer. What is None is left to the server. `idempotent` allows it to be written twice, where the
-        connection breaks before the first answer. `model` and `timeout` (seconds, from this call
-        to the last token) replace the client's own.
+        gives the same answer. `idempotent` allows it to be written twice, where the connection breaks before the first
+        answer. `model` and `timeout` (seconds, from this call to the last token) replace the client's own. Options says
+        what the others do; what is None is left to the server.
 
         Leaving the loop over a Stream cancels the request. Both also tell `usage` (tokens) and `timing` (seconds).
 
-        Raises InvalidRequest (an argument cannot be sent, or the server refused it), and else what `embed` raises;
-        with `stream=True` the server's errors come out of the loop.
+        Raises InvalidRequest (an argument cannot be sent, or the server refused it), and else what `Client.embed`
+        raises; with `stream=True` the server's errors come out of the loop.
         """
         call = prompting(self._named(options.get("model")), prompt, stream, options)
         return self._answer("generate", call, options.get("timeout"))
@@ -109,7 +109,7 @@ class Client(BaseClient[Transport]):
     def chat(
         self, messages: Sequence[Mapping[str, str]], *, stream: bool = False, **options: "Unpack[Options]"
     ) -> Generation | Stream:
-        """Return the model's answer to `messages`, each {"role": ..., "content": ...}; else as `generate`.
+        """Return the model's answer to `messages`, each {"role": ..., "content": ...}; else as `Client.generate`.
 
         The checkpoint's own chat template makes one prompt of them.
         """
@@ -145,7 +145,7 @@ class Client(BaseClient[Transport]):
         The arrays that come back are views of the answer, for most datatypes read-only: `copy()` one to write to it.
 
         Raises InvalidRequest (an input is unknown, missing, or of another dtype or shape than the model declares, or
-        the model is decoupled; nothing has been sent), and else what `embed` raises.
+        the model is decoupled; nothing has been sent), and else what `Client.embed` raises.
         """
         name, given = self._named(model), one_mapping(inputs, arrays)
         with self._operation("infer", name, timeout) as operation:
@@ -155,15 +155,17 @@ class Client(BaseClient[Transport]):
     def ready(self, *, timeout: float | None = None) -> bool:
         """Tell whether the server is there and all its models are loaded; one that is not there is not ready.
 
-        Raises AccessDenied: the server does not say it to everyone.
+        Of several addresses one is enough. `timeout` (seconds) replaces the client's own.
+
+        Raises AccessDenied (the server does not say it to everyone), ClientClosed.
         """
         with self._operation("ready", None, timeout) as operation:
             return self._run(probing(None), operation)
 
     def model_ready(self, model: str | None = None, *, timeout: float | None = None) -> bool:
-        """Tell whether `model` is loaded; an unknown model is not ready.
+        """Tell whether `model` is loaded; an unknown model is not ready; else as `Client.ready`.
 
-        Raises AccessDenied: the server does not say it to everyone.
+        Raises AccessDenied (the server does not say it to everyone), ClientClosed.
         """
         name = self._named(model)
         with self._operation("model_ready", name, timeout) as operation:

@@ -53,7 +53,7 @@ class TritonyardError(Exception):
         subject = " at ".join(filter(None, [f"model '{self.model}'" if self.model else "", self.url]))
         said = f"{subject}: {self.args[0]}" if subject else str(self.args[0])
         if self.attempts > 1:
-            said += f", at the last of {self.attempts} attempts"
+            said += f", after {self.attempts} attempts"
         return f"{said}; {self.mend}" if self.mend else said
 
 

@@ -29,8 +29,10 @@ class Options(TypedDict, total=False):
 
     `model` and `timeout` (seconds, for the whole answer) replace the client's own. `max_tokens` and `min_tokens`
     count new tokens. The answer ends before the first of the texts in `stop`. Sampling is greedy unless
-    `temperature`, `top_k` or `top_p` is given; `temperature=0` is greedy. The same `seed` gives the same answer.
-    `idempotent` allows it to be written twice, where the connection breaks before the first answer.
+    `temperature`, `top_k` (of so many likeliest tokens) or `top_p` (of the likeliest that together have this
+    probability) is given; `temperature=0` is greedy. The same `seed` gives the same answer. `repetition_penalty` (none
+    at 1), `presence_penalty` and `frequency_penalty` (none at 0) make less likely what has been said. `idempotent`
+    allows it to be written twice, where the connection breaks before the first answer.
     """
 
     model: str | None
@@ -58,10 +60,10 @@ DATATYPES = {
 
 @dataclass(frozen=True)
 class Delta:
-    """What an answer grew by. Token counts are of all that was read and written so far; None where the server does not
-    count.
+    """What an answer grew by: `text` is new text, never the text so far.
 
-    `finish_reason` is None until the last one: then stop, length or cancelled.
+    `num_input_tokens` and `num_output_tokens` count all that was read and written so far; None where the server does
+    not count. `finish_reason` is None until the last one: then stop, length or cancelled.
     """
 
     text: str
@@ -72,7 +74,7 @@ class Delta:
 
 @dataclass(frozen=True)
 class Usage:
-    """How many tokens were read and written; None where the server does not count."""
+    """How many tokens were read, `input_tokens`, and written, `output_tokens`; None where the server does not count."""
 
     input_tokens: int | None = None
     output_tokens: int | None = None
@@ -94,7 +96,11 @@ class Timing:
 
 @dataclass(frozen=True)
 class Generation:
-    """A whole answer. `finish_reason` is stop (its own end, or a text in `stop`), length or cancelled."""
+    """A whole answer, its `text`. `finish_reason` is stop (its own end, or a text in `stop`), length or cancelled.
+
+    `num_input_tokens` and `num_output_tokens` are None where the server does not count. `timing` has a total alone:
+    nothing of the answer was seen before its end.
+    """
 
     text: str
     finish_reason: str
@@ -105,7 +111,7 @@ class Generation:
 
     @property
     def usage(self) -> Usage:
-        """How many tokens were read and written."""
+        """How many tokens were read and written, as a stream tells it."""
         return Usage(self.num_input_tokens, self.num_output_tokens)
 
 

@@ -49,6 +49,7 @@ class Input:
 class Infer:
     """Ask `model` for `outputs`; the answer is `dict[str, np.ndarray]`.
 
+    `inputs` are the tensors as they are sent, `arrays` the same in numpy form; `parameters` are the request's own.
     `rows` says where the rows of this request stand in the caller's own list, `idempotent` that it may be answered
     twice, `places` where outputs are to be put that are not to be sent: of those the answer has a TensorConfig. `id`
     tells the request from all others in the server's log.
@@ -123,6 +124,7 @@ class Values(NamedTuple):
 class Generate:
     """Ask `model`, which may answer many times, for text; an answer is `dict[str, str | int]`, one value an output.
 
+    `inputs` are by name what was said, as a `datatype` and a tuple: `inputs["max_tokens"].content` is (64,), say.
     `stream` says whether answers are wanted before the last one, `idempotent` that it may be answered twice. `id` tells
     this request from all others at the server: TensorRT-LLM's engine knows its streams by it.
     """
@@ -139,7 +141,10 @@ Answer = dict[str, Any]
 
 @dataclass(frozen=True)
 class TensorConfig:
-    """What a model declares of one tensor: `dims` are without the batch dimension, -1 where any size will do."""
+    """What a model declares of one tensor: its `datatype`, such as FP32 or BYTES, its `dims`, and if it is `optional`.
+
+    `dims` are without the batch dimension, and -1 where any size will do.
+    """
 
     datatype: str
     dims: tuple[int, ...]
@@ -148,7 +153,7 @@ class TensorConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What the client uses of a model's configuration: its tensors by name.
+    """What the client uses of a model's configuration: its tensors, `inputs` and `outputs`, by name.
 
     A `max_batch_size` of 0 means that there is no batch dimension; `decoupled`, that one request may have any
     number of answers.
