@@ -226,15 +226,18 @@ class AsyncGrpcTransport:
             stream = line.stub.ModelStreamInfer(request, timeout=deadline.left(), metadata=headers)
         except grpc.aio.UsageError as error:
             raise Refused("CANCELLED", str(error)) from None
+        # A generator, which holds the call as the call holds it: left open, both stay until they are collected.
+        messages = aiter(stream)
         is_first = True
         try:
-            async for message in stream:
+            async for message in messages:
                 yield generate_answer(message, is_first)
                 is_first = False
         except grpc.RpcError as error:
             raise self._lines.refused(line, error) from None
         finally:
             stream.cancel()
+            await messages.aclose()
 
     async def close(self) -> None:
         """Close all channels; calls under way end."""

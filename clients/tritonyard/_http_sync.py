@@ -130,6 +130,8 @@ class _Connection(http.client.HTTPConnection):
     """One connection whose every wait ends at `deadline`."""
 
     deadline: Deadline
+    # The server sent its last byte.
+    has_ended = False
 
     def __init__(self, to: Connection):
         super().__init__(to.address.host, to.address.port)
@@ -149,6 +151,14 @@ class _Connection(http.client.HTTPConnection):
         except BaseException:
             self.close()
             raise
+
+    def getresponse(self) -> http.client.HTTPResponse:
+        """Wait for the answer's head; one that breaks off is whole to http.client."""
+        response = super().getresponse()
+        if self.has_ended:
+            response.close()
+            raise http.client.RemoteDisconnected("the server closed the connection in the head of its answer")
+        return response
 
     def connect(self) -> None:
         """Connect to the first address that answers."""
@@ -184,11 +194,11 @@ class _DeadlineSocket:
     """What http.client uses of a socket, whose own timeout is for one wait: a slow drip never meets it."""
 
     def __init__(self, sock: socket.socket, connection: _Connection):
-        self._sock, self._connection = sock, connection
+        self._sock, self.connection = sock, connection
 
     def arm(self) -> None:
         """Let the next wait end at the deadline."""
-        self._sock.settimeout(_seconds(self._connection.deadline))
+        self._sock.settimeout(_seconds(self.connection.deadline))
 
     def sendall(self, data: bytes) -> None:
         """Send all of `data` before the deadline."""
@@ -231,6 +241,7 @@ class _DeadlineReader(io.RawIOBase):
     def readinto(self, buffer: Any) -> int | None:
         self._sock.arm()
         read: int | None = self._raw.readinto(buffer)
+        self._sock.connection.has_ended = read == 0
         return read
 
     def close(self) -> None:

@@ -87,6 +87,8 @@ class _Attempts(Generic[Carrier]):
                 if (yield from self._sending(endpoint)):
                     return
             except Refused as refused:
+                # Whoever keeps the error would keep the transport's frames, and the connection that they hold.
+                refused.__traceback__ = refused.__context__ = None
                 wait = self._after(refused, endpoint)
             if not self._untried:
                 self._untried = self._policy.endpoints.turn()
@@ -142,7 +144,11 @@ class _Attempts(Generic[Carrier]):
         reason = self._reason(fate, error, pause)
         if reason is not None:
             self._tell("failed", endpoint, error, reason=reason)
-            raise error from None
+            try:
+                raise error from None
+            finally:
+                # An error whose traceback leads to itself stays until it is collected, and a transport's call with it.
+                del error, refused
         self._tell("retrying", endpoint, error, wait=pause)
         if fate == "lost" and self._call.id is not None:
             # Who may still be busy with the first would refuse another request of the same name.

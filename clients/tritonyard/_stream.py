@@ -142,7 +142,8 @@ class Stream(Growth):
         self._answers = self._do(step)
         try:
             if self._closed.is_set():
-                raise _Closed
+                # While it was being sent: `close` had nothing to cancel yet.
+                self._answers.cancel()
             answers = iter(self._answers)
             for first in answers:
                 return itertools.chain((first,), answers)
