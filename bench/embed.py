@@ -33,7 +33,6 @@ def figures(server: Server, engine: Path, checkpoint: Path, report: Callable[[st
             "batches of 32": lambda: batches_of_32(client, inside, texts[:256]),
             "one caller": lambda: one_caller(client, inside, texts[:12]),
             "sentence-transformers": lambda: sentence_transformers(client, checkpoint, texts),
-            "SDK": lambda: sdk_overhead(client, texts[:24]),
         }.items():
             report(name)
             yield take()
@@ -155,18 +154,3 @@ def sentence_transformers(client: Client, folder: Path, texts: list[str]) -> Fig
     here, there = in_turns(lambda: client.embed(texts), lambda: peer.encode(texts), ROUNDS)
     what = f"time of embed, {len(texts)} mixed texts / sentence-transformers"
     return ratio("peer", what, here, there, 0.75, at_least=False)
-
-
-def sdk_overhead(client: Client, texts: list[str]) -> Figure:
-    """The SDK against tritonclient by hand, one sentence a call."""
-    from tritonclient.grpc import InferenceServerClient
-
-    with InferenceServerClient(client_address(client)) as raw:
-        here, there = in_turns(
-            lambda: [client.embed([text]) for text in texts],
-            lambda: [by_hand(raw, [text]) for text in texts],
-            2 * ROUNDS,
-        )
-    return ratio(
-        "sdk", "time of the SDK / tritonclient by hand, one sentence a call", here, there, 1.05, at_least=False
-    )

@@ -20,7 +20,7 @@ from typing import Any
 import click
 from rich.table import Table
 
-from bench import embed, generate, generator
+from bench import embed, generate, generator, sdk
 from bench.figure import Figure, seconds
 from pipeline.assemble import assemble
 from pipeline.engines import Engines
@@ -34,7 +34,9 @@ from yard import checkout
 from yard.console import err, out, progress
 
 RESULTS = Path(__file__).parent / "results.json"
-TASKS = ("embed", "generate", "generator", "yard")
+TASKS = ("embed", "generate", "sdk", "generator", "yard")
+IDLE_MODELS = Path(__file__).parent / "models"
+READY_S = 60.0
 TOOLS = ("onnxruntime", "torch", "tritonclient", "sentence-transformers")
 
 
@@ -51,16 +53,17 @@ def nothing_to_do() -> Figure:
 
 
 def measure(tasks: tuple[str, ...], report: Callable[[str], None]) -> Iterator[tuple[str, Figure]]:
-    """Take the figures of `tasks`, each over a server of its model alone."""
-    engines = Engines(checkout.ARTIFACTS)
+    """Take the figures of `tasks`, each over a server of its own models alone."""
     for task, figures in (("embed", embed), ("generate", generate)):
-        if task not in tasks:
-            continue
-        (recipe,) = read_recipes(checkout.RECIPES, "cpu", figures.MODEL)
-        plan = engines.plan(recipe)
-        artefact = engines.build(plan, report)
-        with TemporaryDirectory() as folder, served(Path(folder), plan, artefact) as server:
-            yield from ((task, each) for each in figures.figures(server, artefact.folder, plan.folder, report))
+        if task in tasks:
+            with alone(figures.MODEL, report) as (server, plan, artefact):
+                yield from ((task, each) for each in figures.figures(server, artefact.folder, plan.folder, report))
+    if "sdk" in tasks:
+        for model, figure in ((embed.MODEL, sdk.of_embedding), (generate.MODEL, sdk.of_generating)):
+            with alone(model, report) as (server, _, _):
+                yield "sdk", figure(server, model, report)
+        with TemporaryDirectory() as folder, idle(Path(folder)) as server:
+            yield from (("sdk", each) for each in sdk.figures(server, report))
     if "generator" in tasks:
         yield from (("generator", each) for each in generator.figures(report))
     if "yard" in tasks:
@@ -69,16 +72,29 @@ def measure(tasks: tuple[str, ...], report: Callable[[str], None]) -> Iterator[t
 
 
 @contextmanager
-def served(folder: Path, plan: Plan, artefact: Artefact) -> Iterator[Server]:
-    """A server of one engine, over a repository of its own in `folder`."""
-    repository = folder / "repository"
-    assemble(repository, [(plan, artefact)], keep_others=False)
-    server = Server(repository, checkout.BACKENDS, free_ports(), folder / "log")
-    supervisor.start(server, repository, lambda _: None)
-    try:
+def alone(model: str, report: Callable[[str], None]) -> Iterator[tuple[Server, Plan, Artefact]]:
+    """A server of one model, over a repository of its own, and what was built of it."""
+    engines = Engines(checkout.ARTIFACTS)
+    (recipe,) = read_recipes(checkout.RECIPES, "cpu", model)
+    plan = engines.plan(recipe)
+    artefact = engines.build(plan, report)
+    with TemporaryDirectory() as name:
+        repository, log = Path(name) / "repository", Path(name) / "log"
+        assemble(repository, [(plan, artefact)], keep_others=False)
+        server = Server(repository, checkout.BACKENDS, free_ports(), log)
+        supervisor.start(server, repository, lambda _: None)
+        try:
+            yield server, plan, artefact
+        finally:
+            server.stop()
+
+
+@contextmanager
+def idle(folder: Path) -> Iterator[Server]:
+    """A server of the models that compute nothing; its log is in `folder`."""
+    with Server(IDLE_MODELS, checkout.BACKENDS, free_ports(), folder / "log") as server:
+        server.wait_until_live(READY_S)
         yield server
-    finally:
-        server.stop()
 
 
 def written(found: list[tuple[str, Figure]], tasks: tuple[str, ...]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import json
 import socket
 import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -220,10 +220,10 @@ def stream_response(answer: Said):
 
 
 @contextlib.contextmanager
-def fake_grpc(address: str = "127.0.0.1:0") -> Iterator[Server]:
+def fake_grpc(address: str = "127.0.0.1:0", options: Iterable[tuple[str, int]] = ()) -> Iterator[Server]:
     server = Server()
-    options = [("grpc.so_reuseport", 0)]
-    grpc_server = grpc.server(ThreadPoolExecutor(40), interceptors=[_Headers(server)], options=options)
+    every = [("grpc.so_reuseport", 0), *options]
+    grpc_server = grpc.server(ThreadPoolExecutor(40), interceptors=[_Headers(server)], options=every)
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(_Servicer(server), grpc_server)
     port = grpc_server.add_insecure_port(address)
     server.url = f"grpc://127.0.0.1:{port}"

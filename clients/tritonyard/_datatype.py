@@ -9,20 +9,20 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 
-DTYPES: dict[str, Any] = {
-    "BOOL": np.bool_,
-    "UINT8": np.uint8,
-    "UINT16": np.uint16,
-    "UINT32": np.uint32,
-    "UINT64": np.uint64,
-    "INT8": np.int8,
-    "INT16": np.int16,
-    "INT32": np.int32,
-    "INT64": np.int64,
-    "FP16": np.float16,
-    "FP32": np.float32,
-    "FP64": np.float64,
-    "BYTES": np.object_,
+DTYPES: dict[str, np.dtype[Any]] = {
+    "BOOL": np.dtype(np.bool_),
+    "UINT8": np.dtype(np.uint8),
+    "UINT16": np.dtype(np.uint16),
+    "UINT32": np.dtype(np.uint32),
+    "UINT64": np.dtype(np.uint64),
+    "INT8": np.dtype(np.int8),
+    "INT16": np.dtype(np.int16),
+    "INT32": np.dtype(np.int32),
+    "INT64": np.dtype(np.int64),
+    "FP16": np.dtype(np.float16),
+    "FP32": np.dtype(np.float32),
+    "FP64": np.dtype(np.float64),
+    "BYTES": np.dtype(np.object_),
 }
 # What Python and numpy call a truth value, a whole number, a floating one.
 TRUTH, WHOLE, FLOATING = (bool, np.bool_), (int, np.integer), (float, np.floating)
@@ -43,7 +43,7 @@ def dtype_of(datatype: str) -> "np.dtype[Any] | None":
         except ImportError:
             return None
         return np.dtype(ml_dtypes.bfloat16)
-    return np.dtype(DTYPES[datatype]) if datatype in DTYPES else None
+    return DTYPES.get(datatype)
 
 
 def datatype_named(data_type: str) -> str:
@@ -62,6 +62,8 @@ def array_of(value: object, dtype: "np.dtype[Any]") -> Array:
     What is an array already must have the dtype: nothing is converted behind the caller's back. Lists and scalars
     are taken value by value, where nothing is lost but the digits that `dtype` has not.
     """
+    if type(value) is np.ndarray and value.dtype == dtype and dtype.kind != "O":
+        return value
     if is_array(value):
         found = np.asarray(value)
         if found.dtype.kind not in ("OUS" if dtype.kind == "O" else "O"):

@@ -6,8 +6,9 @@ until when, is the driver's (`_client`).
 """
 
 import re
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import AbstractContextManager
+from types import TracebackType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -48,10 +49,12 @@ def embedding(
     """Embed `texts`; `configs` remembers what models look like, from call to call."""
     texts = as_list(texts, model)
     encoded = [utf8(text, f"text {index}", model) for index, text in enumerate(texts)]
-    with remembering(configs, model):
+    with Remembering(configs, model):
         config = yield from described(model, configs)
         check_embeds(config, model)
-        requests = cut([estimate(text) for text in texts], config.max_batch_size)
+        # One text goes alone, whatever its length.
+        lengths = [estimate(text) for text in texts] if len(texts) > 1 else [1] * len(texts)
+        requests = cut(lengths, config.max_batch_size)
         width = max(config.outputs["embedding"].dims[-1], 0)
         calls = [embed_call(model, rows, [encoded[row] for row in rows], truncate) for rows in requests]
         answers = yield calls
@@ -67,14 +70,17 @@ def described(model: str, configs: dict[str, ModelConfig]) -> Flow[ModelConfig]:
     return config
 
 
-@contextmanager
-def remembering(configs: dict[str, ModelConfig], model: str) -> Iterator[None]:
-    """Forget what `model` looks like after an error: it may have been replaced by one of another shape."""
-    try:
-        yield
-    except TritonyardError:
-        configs.pop(model, None)
-        raise
+class Remembering(AbstractContextManager[None]):
+    """Forgets what `model` looks like after an error: it may have been replaced by one of another shape."""
+
+    def __init__(self, configs: dict[str, ModelConfig], model: str):
+        self._configs, self._model = configs, model
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(value, TritonyardError):
+            self._configs.pop(self._model, None)
 
 
 def embed_call(model: str, rows: list[int], texts: list[bytes], truncate: bool) -> Infer:
@@ -104,6 +110,8 @@ def as_list(texts: object, model: str) -> list[str]:
     """Return `texts` as a list; one str is one text."""
     if isinstance(texts, str):
         return [texts]
+    if isinstance(texts, list):
+        return texts.copy()
     if isinstance(texts, bytes | bytearray) or not isinstance(texts, Iterable):
         raise InvalidRequest(f"texts is {type(texts).__name__}; pass a list of str, or one str", model=model)
     return list(texts)

@@ -1,6 +1,8 @@
 """KServe over gRPC as messages: which message a call is, and what an answer says. Touches no channel."""
 
-from collections.abc import Callable, Collection
+import math
+import struct
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
 
 from tritonclient.grpc import model_config_pb2, service_pb2
@@ -19,7 +21,6 @@ from tritonyard._transport import (
     Register,
     TensorConfig,
     Unregister,
-    scalar,
     tensor,
 )
 
@@ -32,6 +33,17 @@ CONTENTS = {
     "FP32": "fp32_contents",
 }
 DATA_TYPES = {number: name for name, number in model_config_pb2.DataType.items()}
+# How the one value of an answer is packed: read without numpy, whose arrays take longer than the rest of an answer.
+PACKED = {
+    "BOOL": struct.Struct("<?"),
+    "INT32": struct.Struct("<i"),
+    "INT64": struct.Struct("<q"),
+    "UINT32": struct.Struct("<I"),
+    "UINT64": struct.Struct("<Q"),
+    "FP16": struct.Struct("<e"),
+    "FP32": struct.Struct("<f"),
+    "FP64": struct.Struct("<d"),
+}
 # Where it holds a request's parameter.
 PARAMETERS = {bool: "bool_param", int: "int64_param", float: "double_param", str: "string_param"}
 
@@ -68,15 +80,20 @@ def _put(tensor: Any, place: Place) -> None:
 
 
 def _infer_answer(message: Any, places: Collection[str] = ()) -> Any:
-    raws = message.raw_output_contents
-    if len(raws) != len(message.outputs):
-        raise Refused("INTERNAL", f"{len(message.outputs)} outputs came with {len(raws)} contents")
     return {
         output.name: TensorConfig(output.datatype, tuple(output.shape))
         if output.name in places
         else tensor(output.name, output.datatype, list(output.shape), raw)
-        for output, raw in zip(message.outputs, raws, strict=True)
+        for output, raw in _pairs(message)
     }
+
+
+def _pairs(message: Any) -> Iterator[tuple[Any, bytes]]:
+    """Return each output with its content."""
+    raws = message.raw_output_contents
+    if len(raws) != len(message.outputs):
+        raise Refused("INTERNAL", f"{len(message.outputs)} outputs came with {len(raws)} contents")
+    return zip(message.outputs, raws, strict=True)
 
 
 def generate_request(call: Generate) -> Any:
@@ -97,7 +114,24 @@ def generate_answer(message: Any, is_first: bool) -> Answer:
     """
     if message.error_message:
         raise Refused(None if is_first else "UNKNOWN", message.error_message)
-    return {name: scalar(name, array) for name, array in _infer_answer(message.infer_response).items()}
+    return {output.name: _scalar(output, raw) for output, raw in _pairs(message.infer_response)}
+
+
+def _scalar(output: Any, raw: bytes) -> str | int | float:
+    """Return the one value of an output, BYTES as str; raise Refused where it is not one, or not UTF-8."""
+    datatype = output.datatype
+    if (size := math.prod(output.shape)) != 1:
+        raise Refused("INTERNAL", f"output '{output.name}' has {size} values, a generation has one")
+    if datatype == "BYTES" and int.from_bytes(raw[:4], "little") == len(raw) - 4:
+        try:
+            return raw[4:].decode()
+        except UnicodeDecodeError as error:
+            raise Refused("INTERNAL", f"output '{output.name}' is not UTF-8: {error}") from None
+    if datatype in PACKED and PACKED[datatype].size == len(raw):
+        value: int | float = PACKED[datatype].unpack(raw)[0]
+        return value
+    fact = f"output '{output.name}' is {datatype} {list(output.shape)} in {len(raw)} bytes"
+    raise Refused("INTERNAL", f"{fact}, which cannot be")
 
 
 def _config(message: Any) -> ModelConfig:
@@ -121,26 +155,30 @@ def _register(call: Register) -> Any:
     return service_pb2.SystemSharedMemoryRegisterRequest(name=call.name, key=call.key, byte_size=call.size)
 
 
+INFER = Method("ModelInfer", _infer_request, _infer_answer)
+CONFIG = Method("ModelConfig", lambda call: service_pb2.ModelConfigRequest(name=call.model), _config)
+SERVER_READY = Method("ServerReady", lambda _: service_pb2.ServerReadyRequest(), lambda answer: answer.ready)
+MODEL_READY = Method(
+    "ModelReady", lambda call: service_pb2.ModelReadyRequest(name=call.model), lambda answer: answer.ready
+)
+REGISTER = Method("SystemSharedMemoryRegister", _register, lambda answer: None)
+UNREGISTER = Method(
+    "SystemSharedMemoryUnregister",
+    lambda call: service_pb2.SystemSharedMemoryUnregisterRequest(name=call.name),
+    lambda answer: None,
+)
+
+
 def method_of(call: Call) -> Method:
     """Return how a call that has one answer travels."""
     match call:
         case Infer(places=places):
-            return Method("ModelInfer", _infer_request, lambda answer: _infer_answer(answer, places))
+            return INFER._replace(decode=lambda answer: _infer_answer(answer, places)) if places else INFER
         case GetConfig():
-            return Method("ModelConfig", lambda call: service_pb2.ModelConfigRequest(name=call.model), _config)
-        case Probe(model=None):
-            return Method("ServerReady", lambda _: service_pb2.ServerReadyRequest(), lambda answer: answer.ready)
+            return CONFIG
         case Probe():
-            return Method(
-                "ModelReady",
-                lambda call: service_pb2.ModelReadyRequest(name=call.model),
-                lambda answer: answer.ready,
-            )
+            return SERVER_READY if call.model is None else MODEL_READY
         case Register():
-            return Method("SystemSharedMemoryRegister", _register, lambda answer: None)
+            return REGISTER
         case Unregister():
-            return Method(
-                "SystemSharedMemoryUnregister",
-                lambda call: service_pb2.SystemSharedMemoryUnregisterRequest(name=call.name),
-                lambda answer: None,
-            )
+            return UNREGISTER

@@ -16,6 +16,7 @@ from tritonyard._transport import (
     Call,
     Generate,
     GetConfig,
+    Headers,
     Infer,
     ModelConfig,
     Place,
@@ -29,6 +30,8 @@ from tritonyard._transport import (
 
 # How many bytes of a body are JSON; the tensors follow in binary form (Triton's binary data extension).
 JSON_LENGTH = "Inference-Header-Content-Length"
+# A body of fewer bytes is sent together with its head: copying it costs less than sending twice.
+SMALL = 65536
 # A server or model that is not ready, or not there, says so by its code alone.
 NOT_READY = (400, 404, 503)
 
@@ -64,6 +67,21 @@ def encode(call: Call | Generate) -> Request:
             return Request("POST", f"{_region(call.name)}/register", {}, body)
         case Unregister():
             return Request("POST", f"{_region(call.name)}/unregister", {}, b"")
+
+
+def written(request: Request, host: str, headers: Headers) -> list[bytes]:
+    """Return what a request of HTTP/1.1 is on the wire, in the parts that it is sent in."""
+    body = request.body or b""
+    length = {} if request.body is None else {"Content-Length": str(len(body))}
+    every = {"Host": host, "Accept-Encoding": "identity", **length, **request.headers, **dict(headers)}
+    lines = [
+        f"{request.method} {request.path} HTTP/1.1",
+        *(f"{name}: {value}" for name, value in every.items()),
+        "",
+        "",
+    ]
+    head = "\r\n".join(lines).encode("latin-1")
+    return [head + body] if len(body) < SMALL else [head, body]
 
 
 def compressed(request: Request, compression: Compression | None) -> Request:

@@ -10,7 +10,7 @@ from typing import Any
 
 from tritonyard._datatype import FLOATING, TRUTH, WHOLE, Array, Unfit, array_of, dtype_of, is_array, raw_of
 from tritonyard._errors import InvalidRequest, ServerFailed
-from tritonyard._flows import Flow, described, remembering, utf8
+from tritonyard._flows import Flow, Remembering, described, utf8
 from tritonyard._shared_memory import Segments, sharing
 from tritonyard._transport import Infer, Input, ModelConfig, Parameter, TensorConfig
 
@@ -27,9 +27,9 @@ def inferring(
     segments: Segments | None,
 ) -> Flow[dict[str, Array]]:
     """Ask `model`; `configs` remembers what models look like, from call to call, `segments` have its large tensors."""
-    with remembering(configs, model):
+    with Remembering(configs, model):
         config = yield from described(model, configs)
-        call = infer_call(model, config, inputs, outputs, {} if parameters is None else parameters, idempotent)
+        call = infer_call(model, config, inputs, outputs, parameters, idempotent)
         if segments is None:
             (answer,) = yield [call]
         else:
@@ -55,7 +55,7 @@ def infer_call(
     config: ModelConfig,
     inputs: Mapping[str, object],
     outputs: Iterable[str] | str | None,
-    parameters: Mapping[str, Parameter],
+    parameters: Mapping[str, Parameter] | None,
     idempotent: bool = False,
 ) -> Infer:
     """Build the request; raise InvalidRequest where the model's configuration says that it would be refused."""
@@ -69,13 +69,11 @@ def infer_call(
         arrays = {name: _array(name, value, config) for name, value in inputs.items()}
         _require_one_batch(arrays, config.max_batch_size)
         wanted = _outputs(outputs, config.outputs)
-        said = _parameters(parameters, model)
+        said = {} if parameters is None else _parameters(parameters, model)
     except Unfit as unfit:
         raise InvalidRequest(str(unfit), model=model) from None
-    tensors = tuple(
-        Input(name, config.inputs[name].datatype, array.shape, raw_of(array)) for name, array in arrays.items()
-    )
-    return Infer(model, tensors, wanted, said, idempotent=idempotent)
+    tensors = [Input(name, config.inputs[name].datatype, array.shape, raw_of(array)) for name, array in arrays.items()]
+    return Infer(model, tuple(tensors), wanted, said, idempotent=idempotent)
 
 
 def _require_known(name: object, known: Mapping[str, TensorConfig], what: str) -> None:
@@ -105,17 +103,22 @@ def _array(name: str, value: object, config: ModelConfig) -> Array:
     """Return what is sent for input `name`; raise Unfit."""
     tensor = config.inputs[name]
     wants = (-1, *tensor.dims) if config.max_batch_size else tensor.dims
-    told = f"input '{name}' wants {_wanted(tensor, config)}, and got"
     dtype = _dtype(name, tensor)
     try:
         array = array_of(value, dtype)
     except Unfit as unfit:
-        raise Unfit(f"{told} {unfit}") from None
-    shape = array.shape if is_array(value) else _filled(array.shape, wants)
+        raise Unfit(f"{_told(name, tensor, config)} {unfit}") from None
+    shape = array.shape
+    if len(shape) < len(wants) and not is_array(value):
+        shape = _filled(shape, wants)
     if len(shape) == len(wants) and all(want in (-1, size) for size, want in zip(shape, wants, strict=True)):
         return array.reshape(shape)
     mend = "; the first dimension is the batch" if config.max_batch_size and len(shape) < len(wants) else ""
-    raise Unfit(f"{told} the shape {list(array.shape)}{mend}")
+    raise Unfit(f"{_told(name, tensor, config)} the shape {list(array.shape)}{mend}")
+
+
+def _told(name: str, tensor: TensorConfig, config: ModelConfig) -> str:
+    return f"input '{name}' wants {_wanted(tensor, config)}, and got"
 
 
 def _dtype(name: str, tensor: TensorConfig) -> Any:
@@ -148,13 +151,19 @@ def _require_one_batch(arrays: Mapping[str, Array], largest: int) -> None:
 
 
 def _outputs(wanted: Iterable[str] | str | None, known: Mapping[str, TensorConfig]) -> tuple[str, ...]:
-    names = known if wanted is None else [wanted] if isinstance(wanted, str) else wanted
+    found = tuple(known) if wanted is None else _asked_for(wanted, known)
+    for name in found:
+        _dtype(name, known[name])
+    return found
+
+
+def _asked_for(wanted: object, known: Mapping[str, TensorConfig]) -> tuple[str, ...]:
+    names = [wanted] if isinstance(wanted, str) else wanted
     if not isinstance(names, Iterable):
         raise Unfit(f"outputs is {type(wanted).__name__}; pass a list of names, or one name")
     found = list(names)
     for name in found:
         _require_known(name, known, "output")
-        _dtype(name, known[name])
     if not found:
         raise Unfit(f"outputs is empty; name some of {', '.join(known)}, or leave it out for all")
     return tuple(dict.fromkeys(found))

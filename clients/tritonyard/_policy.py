@@ -20,7 +20,7 @@ from tritonyard._tracing import Operation
 from tritonyard._transport import Call, Deadline, Generate, Headers, Probe, Refused
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Send(Generic[Carrier]):
     """Send `call` to `endpoint`; what comes of it is the answer, of a Generate what all its answers come from."""
 
@@ -30,14 +30,14 @@ class Send(Generic[Carrier]):
     headers: Headers
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Wait:
     """Wait so many seconds."""
 
     seconds: float
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Answered:
     """Take this answer: the last step. What breaks it later, as it may a stream, is to be thrown in."""
 

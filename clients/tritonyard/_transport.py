@@ -4,9 +4,10 @@ Knows nothing of texts, policy or the error tree. A transport that gets no good 
 ever comes out of it but cancellation.
 """
 
+import math
+import os
 import struct
 import time
-import uuid
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -22,7 +23,7 @@ Headers = tuple[tuple[str, str], ...]
 
 
 def _new_id() -> str:
-    return uuid.uuid4().hex
+    return os.urandom(16).hex()
 
 
 @dataclass(frozen=True)
@@ -250,12 +251,10 @@ def tensor(name: str, datatype: str, shape: list[int], raw: bytes) -> "np.ndarra
 
     All but BYTES is a view of `raw`.
     """
-    from tritonclient.utils import deserialize_bytes_tensor
-
-    count = int(np.prod(shape))
+    count = math.prod(shape)
     dtype = dtype_of(datatype)
     try:
-        flat = deserialize_bytes_tensor(raw) if datatype == "BYTES" else np.frombuffer(raw, dtype, count)
+        flat = _texts(raw) if datatype == "BYTES" else np.frombuffer(raw, dtype, count)
         fits = dtype is not None and flat.size == count and (datatype == "BYTES" or flat.nbytes == len(raw))
     except (struct.error, ValueError):
         fits = False
@@ -264,12 +263,8 @@ def tensor(name: str, datatype: str, shape: list[int], raw: bytes) -> "np.ndarra
     return flat.reshape(shape)
 
 
-def scalar(name: str, array: "np.ndarray[Any, Any]") -> Any:
-    """Return the one value of an output, BYTES as str; raise Refused where it is not one, or not UTF-8."""
-    if array.size != 1:
-        raise Refused("INTERNAL", f"output '{name}' has {array.size} values, a generation has one")
-    one = array.item()
-    try:
-        return one.decode() if isinstance(one, bytes) else one
-    except UnicodeDecodeError as error:
-        raise Refused("INTERNAL", f"output '{name}' is not UTF-8: {error}") from None
+def _texts(raw: bytes) -> "np.ndarray[Any, Any]":
+    from tritonclient.utils import deserialize_bytes_tensor
+
+    flat: np.ndarray[Any, Any] = deserialize_bytes_tensor(raw)
+    return flat
