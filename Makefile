@@ -47,7 +47,8 @@ check: $(READY) ## ruff, mypy, import rules, unit tests: under a minute
 
 test: check ## check, and everything over the wire, most of it against the real tritonserver
 	@$(BIN)/pytest -q -n 2 -m "wire and not build and not server and not load"
-	@$(BIN)/pytest -q -m "(build or server or load) and not gpu"
+	@$(BIN)/pytest -q -n 2 -m "build and not server and not load and not gpu"
+	@$(BIN)/pytest -q -m "(server or load) and not gpu"
 
 test-gpu: $(READY) ## what needs an NVIDIA GPU; without one it says that it was skipped
 	@if command -v nvidia-smi >/dev/null; then $(BIN)/python -m pip install -q --target .artifacts/onnxruntime-gpu --constraint constraints.txt "onnxruntime-gpu[cuda,cudnn]==1.31.1"; fi
