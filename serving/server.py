@@ -6,6 +6,7 @@ Knows nothing of what the models do; whether an answer is right is `serving.gold
 import contextlib
 import re
 import secrets
+import socket
 import subprocess
 import sys
 import tempfile
@@ -81,13 +82,13 @@ class Server:
         )
 
     def wait_until_live(self, timeout_s: float, on_wait: Callable[[float], None] = lambda _: None) -> None:
-        """Wait until every model is loaded; `on_wait` is called with the seconds waited.
+        """Wait until every model is loaded and every port open; `on_wait` is called with the seconds waited.
 
         Raises ServingError with the server's own reason: it exited, or is not ready after `timeout_s`.
         """
         begun = time.monotonic()
         with Client(self.grpc_url, timeout=1.0) as client:
-            while not client.ready():
+            while not (client.ready() and self._shows_metrics()):
                 waited = time.monotonic() - begun
                 if self.exit_code() is not None:
                     raise ServingError(f"tritonserver stopped while loading; {self.explain()}")
@@ -95,6 +96,12 @@ class Server:
                     raise ServingError(f"tritonserver is not ready after {timeout_s:.0f} s; {self.explain()}")
                 on_wait(waited)
                 time.sleep(POLL_S)
+
+    def _shows_metrics(self) -> bool:
+        """Tell whether the port of the metrics is open: the last that tritonserver opens."""
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.ports.metrics), 1.0):
+            return True
+        return False
 
     def exit_code(self) -> int | None:
         """Return the exit code of a server that has ended, None of one that runs."""
