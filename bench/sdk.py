@@ -25,7 +25,7 @@ from tritonyard import AsyncClient, Client
 # How many calls, or tokens, a round is: short, so that what else the machine does meets both sides, and many of them.
 CALLS, CALL_ROUNDS = 10, 300
 TOKENS, TOKEN_ROUNDS = 200, 100
-STREAMS, STREAM_TOKENS, STREAM_ROUNDS = 64, 30, 31
+STREAMS, STREAM_TOKENS, STREAM_ROUNDS = 64, 30, 101
 REAL_CALL_ROUNDS, REAL_TOKENS, REAL_TOKEN_ROUNDS = 400, 64, 25
 UNARY, TOKEN = 1.05, 1.10
 IDLE = "idle model"
