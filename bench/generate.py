@@ -8,8 +8,9 @@ the SDK after another.
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count, cycle
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -25,25 +26,34 @@ from yard import checkout
 MODEL = "smollm2"
 TOKENS = 64
 SLOTS, LENGTH = 16, 1024
+# More than slots keep: when one comes again, it is computed again.
+PROMPTS = 4 * SLOTS
 # Streams at once -> the least part of the throughput in process.
 STREAMS = {1: 0.90, 4: 0.80, 8: 0.75, 16: 0.70}
 REQUESTS = 3
 FIRST_TOKENS = 15
+# Of chats that begin alike: how many at once, and the tokens of their system prompt and of their own words.
+CHATS, SYSTEM, OWN = 8, 500, 16
+
+Prompts = Iterator[tuple[str, list[int]]]
 
 
 def figures(server: Server, engine: Path, _checkpoint: Path, report: Callable[[str], None]) -> Iterator[Figure]:
     """Take every figure over `server`, which serves MODEL alone."""
     yield memory(server)
-    prompts = prompts_of(Tokenizer.from_file(str(engine / "tokenizer.json")), SLOTS)
+    prompts = prompts_of(Tokenizer.from_file(str(engine / "tokenizer.json")), PROMPTS)
+    endless = cycle(prompts)
     inside = InProcess(engine)
     with Client(server.grpc_url, model=MODEL, timeout=120) as client:
         for streams, target in STREAMS.items():
             report(f"{streams} streams")
-            yield throughput(client, inside, prompts[:streams], True, target)
+            yield throughput(client, inside, endless, streams, True, target)
         report("8 unstreamed")
-        yield throughput(client, inside, prompts[:8], False, 0.95)
+        yield throughput(client, inside, endless, 8, False, 0.95)
         report("time to first token")
-        yield first_token(client, inside, prompts[0])
+        yield first_token(client, inside, endless)
+    report("shared system prompt")
+    yield shared_prefix(inside, [token for _, ids in prompts for token in ids])
     inside.close()
 
 
@@ -70,19 +80,24 @@ class InProcess:
         from decoder import Decoder
         from engine import Engine, Generation
         from request import Settings
+        from terms import Terms
 
-        self._generation, self._settings = Generation, Settings
+        self._generation, self._settings, self._terms = Generation, Settings, Terms
         self._engine = Engine(Decoder(folder, SLOTS, LENGTH), max_queue_size=SLOTS)
 
-    def generate(self, ids: list[int], tokens: int) -> list[float]:
-        """Generate exactly so many tokens; return when each came, in seconds after the call."""
+    def generate(self, ids: list[int], tokens: int, salt: str = "") -> list[float]:
+        """Generate exactly so many tokens; return when each came, in seconds after the call.
+
+        What was computed of a prompt is taken from requests of the same `salt` only.
+        """
         ended, begun = Event(), time.monotonic()
 
         def progress(generation: Any) -> None:
             if generation.finish_reason:
                 ended.set()
 
-        generation = self._generation(ids, self._settings(max_tokens=tokens, min_tokens=tokens), progress)
+        settings = self._settings(max_tokens=tokens, min_tokens=tokens)
+        generation = self._generation(ids, settings, progress, terms=self._terms(cache_salt=salt))
         self._engine.submit(generation)
         ended.wait()
         assert len(generation.output) == tokens, generation.finish_reason
@@ -94,38 +109,39 @@ class InProcess:
 
 
 def throughput(
-    client: Client, inside: InProcess, prompts: Sequence[tuple[str, list[int]]], stream: bool, target: float
+    client: Client, inside: InProcess, prompts: Prompts, streams: int, stream: bool, target: float
 ) -> Figure:
-    """REQUESTS for each prompt, one after another, all prompts at once: tokens a second, served / in process."""
+    """REQUESTS of each stream, one after another, all streams at once: tokens a second, served / in process."""
 
-    def local(prompt: tuple[str, list[int]]) -> None:
+    def local(_: int) -> None:
         for _ in range(REQUESTS):
-            inside.generate(prompt[1], TOKENS)
+            inside.generate(next(prompts)[1], TOKENS)
 
-    def served(prompt: tuple[str, list[int]]) -> None:
+    def served(_: int) -> None:
         for _ in range(REQUESTS):
             options: dict[str, Any] = {"max_tokens": TOKENS, "min_tokens": TOKENS}
-            answer = client.generate(prompt[0], stream=stream, **options)
+            answer = client.generate(next(prompts)[0], stream=stream, **options)
             last = list(answer)[-1] if stream else answer  # type: ignore[call-overload]
             assert (last.num_input_tokens, last.num_output_tokens) == (TOKENS, TOKENS), last
 
-    with ThreadPoolExecutor(len(prompts)) as pool:
-        here, there = in_turns(lambda: list(pool.map(local, prompts)), lambda: list(pool.map(served, prompts)), ROUNDS)
+    with ThreadPoolExecutor(streams) as pool:
+        every = range(streams)
+        here, there = in_turns(lambda: list(pool.map(local, every)), lambda: list(pool.map(served, every)), ROUNDS)
     kind = "streamed" if stream else "not streamed"
-    what = f"tokens/s, {len(prompts)} at once, {kind} / in process"
-    figure = ratio(f"{kind} {len(prompts)}", what, here, there, target, at_least=True)
-    tokens = len(prompts) * REQUESTS * TOKENS
+    what = f"tokens/s, {streams} at once, {kind} / in process"
+    figure = ratio(f"{kind} {streams}", what, here, there, target, at_least=True)
+    tokens = streams * REQUESTS * TOKENS
     figure.detail["in_process_tokens_per_s"] = tokens / figure.detail["over_s"]
     figure.detail["served_tokens_per_s"] = tokens / figure.detail["under_s"]
     return figure
 
 
-def first_token(client: Client, inside: InProcess, prompt: tuple[str, list[int]]) -> Figure:
+def first_token(client: Client, inside: InProcess, prompts: Prompts) -> Figure:
     """One stream: ms from the call to the first text, above the same in process."""
 
     def served() -> float:
         begun = time.monotonic()
-        stream = iter(client.generate(prompt[0], stream=True, max_tokens=4, min_tokens=4))
+        stream = iter(client.generate(next(prompts)[0], stream=True, max_tokens=4, min_tokens=4))
         next(stream)
         seconds = time.monotonic() - begun
         list(stream)
@@ -136,12 +152,36 @@ def first_token(client: Client, inside: InProcess, prompt: tuple[str, list[int]]
 
     above, local = [], []
     for _ in range(ROUNDS):
-        local.append(1e3 * block(lambda: inside.generate(prompt[1], 4)[0]))
+        local.append(1e3 * block(lambda: inside.generate(next(prompts)[1], 4)[0]))
         above.append(1e3 * block(served) - local[-1])
     value = statistics.median(above)
     what = f"ms to the first token above in process, {TOKENS} tokens in, 1 stream"
     detail = {"in_process_ms": statistics.median(local)}
     return Figure("first token", what, value, min(above), max(above), "at most 5", value <= 5, detail)
+
+
+def shared_prefix(inside: InProcess, ids: list[int]) -> Figure:
+    """CHATS at once that share a system prompt which was seen before: the mean time to a first token, against chats
+    of which each has a salt of its own. The first of all chats with it is told in the detail (`cold_ratio`).
+    """
+    system, salts = ids[:SYSTEM], count()
+
+    def chats(pool: ThreadPoolExecutor, salt: Callable[[], str]) -> float:
+        # Words of their own in every round: only the system prompt was seen before.
+        begin = SYSTEM + next(salts) % (len(ids) - SYSTEM - OWN - CHATS)
+        prompts = [system + ids[begin + chat : begin + chat + OWN] for chat in range(CHATS)]
+        return statistics.mean(pool.map(lambda prompt: inside.generate(prompt, 4, salt())[0], prompts))
+
+    found: dict[str, list[float]] = {"alone": [], "cold": [], "warm": []}
+    with ThreadPoolExecutor(CHATS) as pool:
+        for turn in range(ROUNDS):
+            found["alone"].append(chats(pool, lambda: f"alone {next(salts)}"))
+            for kind in ("cold", "warm"):
+                found[kind].append(chats(pool, lambda turn=turn: f"shared {turn}"))  # type: ignore[misc]
+    what = f"ms to the first token, {CHATS} chats at once with a system prompt of {SYSTEM} tokens / without reuse"
+    figure = ratio("shared prefix", what, found["warm"], found["alone"], 0.2, at_least=False)
+    figure.detail["cold_ratio"] = statistics.median(found["cold"]) / statistics.median(found["alone"])
+    return figure
 
 
 def memory(server: Server) -> Figure:

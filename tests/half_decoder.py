@@ -74,7 +74,7 @@ def answer_together(slots: Any) -> list[list[int]]:
     running = list(said)
     for step in range(1, ANSWER):
         if step == ANSWER // 2:
-            slots.move(2, 1)
+            slots.swap(2, 1)
             running[1] = running.pop()
         best = slots.decode(np.array([each[-1] for each in running])).argmax(axis=1)
         for each, token in zip(running, best.tolist(), strict=True):

@@ -24,11 +24,11 @@ class PlayedDecoder:
         self.delay_s = 0.0
         self.broken = False
 
-    def clear(self, row: int) -> None:
-        self.rows[row] = []
+    def copy(self, source: int, target: int, length: int) -> None:
+        self.rows[target] = self.rows[source][:length]
 
-    def move(self, source: int, target: int) -> None:
-        self.rows[target] = list(self.rows[source])
+    def swap(self, first: int, second: int) -> None:
+        self.rows[first], self.rows[second] = self.rows[second], self.rows[first]
 
     def prefill(self, row: int, tokens):
         self.rows[row] += tokens.tolist()
@@ -84,9 +84,9 @@ def engine(decoder):
 
 def test_requests_that_join_and_leave_at_random_get_what_each_gets_alone(engine) -> None:
     random = np.random.default_rng(4)
-    generations = []
+    shared, generations = random.integers(0, END, 20).tolist(), []
     for _ in range(60):
-        prompt = random.integers(0, END, random.integers(1, 30)).tolist()
+        prompt = shared[: random.integers(0, 20)] + random.integers(0, END, random.integers(1, 20)).tolist()
         generation = Generation(prompt, Settings(max_tokens=int(random.integers(1, 30))))
         engine.submit(generation)
         generations.append(generation)
@@ -97,6 +97,7 @@ def test_requests_that_join_and_leave_at_random_get_what_each_gets_alone(engine)
         assert each.finish_reason == ("length" if len(each.output) == each.limit else "stop")
         assert len(each.token_times) == len(each.output)
     assert engine.scheduler.is_idle
+    assert sum(each.cached for each in generations) > 60
 
 
 def test_a_cancelled_request_ends_wherever_it_is_and_the_others_go_on(decoder, engine) -> None:
@@ -122,15 +123,25 @@ def test_a_cancelled_request_ends_wherever_it_is_and_the_others_go_on(decoder, e
 
 def test_a_step_that_fails_ends_its_requests_with_error_and_the_engine_goes_on(decoder, engine) -> None:
     decoder.end_ids, decoder.broken = (), True
-    failed = Generation([1, 2], Settings(max_tokens=9))
+    failed = Generation([1, 2, 3, 4], Settings(max_tokens=9))
     engine.submit(failed)
     wait_until(lambda: failed.finish_reason)
     assert failed.finish_reason == "error"
     decoder.broken = False
-    fine = Generation([1, 2], Settings(max_tokens=9))
+    fine = Generation([1, 2, 3, 4], Settings(max_tokens=9))
     engine.submit(fine)
     wait_until(lambda: fine.finish_reason)
-    assert (fine.finish_reason, len(fine.output)) == ("length", 9)
+    assert (fine.finish_reason, len(fine.output), fine.cached) == ("length", 9, 0)
+
+
+def test_a_choice_that_fails_ends_its_own_request_alone(decoder, engine) -> None:
+    decoder.end_ids, decoder.delay_s = (), 0.002
+    failing, beside = (Generation([1, index], Settings(max_tokens=9, presence_penalty=0.1)) for index in range(2))
+    engine.submit(failing, beside)
+    wait_until(lambda: failing.output and beside.output)
+    failing.sampler.next = None
+    wait_until(lambda: failing.finish_reason and beside.finish_reason)
+    assert (failing.finish_reason, beside.finish_reason, len(beside.output)) == ("error", "length", 9)
 
 
 def test_bad_and_surplus_requests_are_refused_at_once(decoder) -> None:

@@ -4,6 +4,7 @@ import math
 
 import pytest
 from request import BadRequest, Settings, answer_limit
+from terms import Terms, read_terms
 
 
 @pytest.mark.parametrize(
@@ -19,6 +20,9 @@ from request import BadRequest, Settings, answer_limit
         ({"top_k": -1}, "top_k is -1"),
         ({"top_p": 1.5}, "top_p is 1.5"),
         ({"top_p": math.nan}, "top_p is nan"),
+        ({"min_p": -0.1}, "min_p is -0.1; give a number between 0 and 1"),
+        ({"min_p": math.nan}, "min_p is nan"),
+        ({"logit_bias": {7: math.inf}}, "the logit bias of token 7 is inf; give a finite number"),
         ({"repetition_penalty": 0.0}, "repetition_penalty is 0"),
         ({"presence_penalty": math.nan}, "presence_penalty is nan"),
         ({"frequency_penalty": -math.inf}, "frequency_penalty is -inf"),
@@ -31,11 +35,26 @@ def test_settings_out_of_range_are_refused_by_name_and_value(settings, words) ->
 
 
 @pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"bad_ids": ((1,), (2, 50))}, "bad_words_list holds 50; the vocabulary has the ids 0 to 49"),
+        ({"end_ids": (50,)}, "end_id holds 50"),
+        ({"logit_bias": {3: 1.0, 64: 1.0}}, "embedding_bias holds 64; the vocabulary has the ids 0 to 49"),
+    ],
+)
+def test_token_ids_are_those_of_the_vocabulary(settings, words) -> None:
+    with pytest.raises(BadRequest, match=words):
+        answer_limit(Settings(**settings), [1], length=10, vocabulary=50)
+
+
+@pytest.mark.parametrize(
     ("settings", "greedy"),
     [
         ({}, True),
         ({"temperature": 0.0}, True),
         ({"temperature": 0.7}, False),
+        ({"temperature": 1e-6, "top_p": 0.9}, True),
+        ({"min_p": 0.1}, False),
         ({"top_k": 1, "temperature": 1.0}, True),
         ({"top_k": 40}, False),
         ({"top_k": 0}, False),
@@ -71,3 +90,21 @@ def test_prompt_and_answer_fit_a_slot(prompt, max_tokens, want) -> None:
         with pytest.raises(BadRequest) as refused:
             answer_limit(settings, prompt, length=10, vocabulary=50)
         assert want in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "terms"),
+    [
+        ("", Terms()),
+        ('{"id": "7", "sequence": 5}', Terms()),
+        ('{"id": "7", "cache_salt": "mine"}', Terms(cache_salt="mine")),
+    ],
+)
+def test_terms_are_among_a_requests_parameters(parameters, terms) -> None:
+    assert read_terms(parameters) == terms
+
+
+@pytest.mark.parametrize(("parameters", "words"), [('{"cache_salt": 5}', "cache_salt is 5; give a string")])
+def test_terms_of_another_kind_are_refused(parameters, words) -> None:
+    with pytest.raises(BadRequest, match=words):
+        read_terms(parameters)

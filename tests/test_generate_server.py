@@ -112,6 +112,49 @@ def test_32_prompts_that_join_and_leave_at_random_get_the_reference_token_for_to
         assert deltas[-1].finish_reason == ("length" if len(want) == limit else "stop")
 
 
+def test_shared_prefixes_are_computed_once_and_change_no_token(settled: Server, oracle: Oracle) -> None:
+    """Nearly equal prompts, at once and again: one word differs, nearer to the end or to the beginning."""
+    draw = random.Random(3)
+    system = [draw.choice(SUBJECTS) for _ in range(102)]
+    asked = []
+    for number in range(6):
+        words = [*system[: 100 - 3 * number**2], "and", *system[100 - 3 * number**2 :]]
+        asked.append(f"{' '.join(words)}. Story {number}: an old man")
+    lengths = [len(oracle.tokenizer.encode(text).ids) for text in asked]
+    # The oracle takes a prompt in one piece: its last token would go through the kernels of decoding.
+    assert [length for length in lengths if length % 128 == 1] == []
+    done, before = finished(settled), cached_tokens(settled, 0)
+    with Client(settled.grpc_url, model=MODEL, timeout=60) as client, ThreadPoolExecutor(3) as pool:
+        for _ in range(2):
+            answers = list(pool.map(lambda text: client.generate(text, max_tokens=12), asked))
+            assert [answer.text for answer in answers] == [oracle.text(text, 12) for text in asked]
+            assert [answer.num_input_tokens for answer in answers] == lengths
+    # The second time all but two tokens of each; the first time more than half of what they share.
+    assert cached_tokens(settled, done + 12) - before > sum(lengths) - 12 + 5 * 50
+
+
+def finished(server: Server) -> float:
+    """How many requests were counted as answered in full."""
+    reasons = ("stop", "length")
+    return sum(value(server.metrics_url, "requests_finished", **DECODER, finish_reason=each) for each in reasons)
+
+
+def cached_tokens(server: Server, done: float) -> float:
+    """The input tokens that were not computed, once so many requests are counted."""
+    wait_until(lambda: finished(server) >= done)
+    return value(server.metrics_url, "cached_tokens", **DECODER)
+
+
+def test_a_salt_keeps_what_was_computed_from_others(settled: Server) -> None:
+    text, found = "Seven old men met under one tree and spoke of the harvest. " * 3, []
+    for salt in ({}, {}, {"cache_salt": "a"}, {"cache_salt": "a"}, {"parameters": {"cache_salt": "b"}}):
+        done, before = finished(settled), cached_tokens(settled, 0)
+        status, _ = post(settled, "generate", json.dumps({"text_input": text, "max_tokens": 2, **salt}).encode())
+        assert status == 200
+        found.append(cached_tokens(settled, done + 1) - before)
+    assert [number > 30 for number in found] == [False, True, False, True, False]
+
+
 @pytest.mark.parametrize("scheme", ["grpc", "http"])
 def test_not_streamed_is_the_same_text_in_one_piece(settled: Server, oracle: Oracle, scheme: str) -> None:
     with Client(settled.grpc_url if scheme == "grpc" else settled.http_url, model=MODEL) as client:

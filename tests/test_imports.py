@@ -22,7 +22,16 @@ FOLDERS = {"pipeline": ROOT / "build" / "pipeline", "tritonyard": ROOT / "client
 # What `yard engines` with nothing to do, and every decision, must not pay for at import time.
 HEAVY = {"torch", "transformers", "onnx", "onnxruntime", "locust", "huggingface_hub", "gguf", "matplotlib", "modelopt"}
 BACKEND_MODULES = {
-    *("jinja2", "numpy", "onnxruntime", "tensorrt_llm", "tokenizers", "triton_python_backend_utils", "yaml")
+    *(
+        "jinja2",
+        "llguidance",
+        "numpy",
+        "onnxruntime",
+        "tensorrt_llm",
+        "tokenizers",
+        "triton_python_backend_utils",
+        "yaml",
+    )
 }
 
 

@@ -84,9 +84,10 @@ def test_a_gpus_cache_does_what_the_host_does(data: st.DataObject) -> None:
         values_at(cache.at(0, shape[0]))[:] = filled
     for _ in range(data.draw(st.integers(1, 3))):
         source, target = (data.draw(st.integers(0, shape[0] - 1)) for _ in range(2))
-        length = data.draw(st.integers(0, shape[2]))
+        lengths = [data.draw(st.integers(0, shape[2])) for _ in range(2)]
+        swaps = data.draw(st.booleans(), "swaps") and source != target
         for cache in (host, device):
-            cache.copy(source, target, length)
+            cache.swap(source, target, lengths) if swaps else cache.copy(source, target, lengths[0])
     first = data.draw(st.integers(0, shape[0] - 1))
     end = data.draw(st.integers(first + 1, shape[0]))
     here, there = host.at(first, end), device.at(first, end)

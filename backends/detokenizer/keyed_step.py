@@ -36,7 +36,7 @@ class KeyedStep:
                 self._feed(key, said, request, sender)
             else:
                 text, reason, count = self._streams.whole(said)
-                wire.send(sender, (text, reason), wire.read(request, "num_input_tokens").item(), count)
+                wire.send(sender, [(text, reason)], wire.read(request, "num_input_tokens").item(), count)
         self._on_count(len(self._streams))
 
     def _open(self, key, context, sender):
@@ -45,7 +45,7 @@ class KeyedStep:
         except ValueError as error:
             wire.refuse(sender, f"{self._name}: {error}", pb_utils.TritonError.INVALID_ARG)
         else:
-            wire.send(sender, None, 0, 0)
+            wire.send(sender, [], 0, 0)
 
     def _feed(self, key, ids, request, sender):
         stream = self._streams.find(key)
@@ -59,7 +59,7 @@ class KeyedStep:
         if stream.ended:
             # Before the answer goes out: who has the last one may use the id again.
             self._streams.close(key)
-        wire.send(sender, answer, *stream.counts)
+        wire.send(sender, [answer] if answer else [], *stream.counts)
         if stream.needs_stop:
             self._stop(key)
 

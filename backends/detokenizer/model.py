@@ -28,6 +28,10 @@ class TritonPythonModel:
 
     `finish_reason` BYTES [1, 1] goes out empty until the last response of a stream. `num_input_tokens` and
     `num_output_tokens` INT32 [1, 1] are counted here: a tensor less is a tenth of a millisecond less a token.
+
+    Of several answers to one request (`answers`) each streamed response has its `sequence_index` INT32 [1, 1]; not
+    streamed, they come in one response, texts and reasons [1, m], and `num_output_tokens` of all. Log probabilities
+    (`pending_log_probs`) come with the text of their tokens.
     """
 
     def initialize(self, args):

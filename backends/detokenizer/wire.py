@@ -12,17 +12,20 @@ def read(request, name):
     return None if tensor is None else tensor.as_numpy()
 
 
-def send(sender, answer, input_tokens, output_tokens):
-    """Answer with (text, finish reason), or with no data where `answer` is None; nothing may follow."""
-    if answer is None:
+def send(sender, answers, input_tokens, output_tokens, more=None):
+    """Answer with a list of (text, finish reason) and the tensors `more`, or with no data where the list is empty.
+
+    Nothing may follow.
+    """
+    if not answers:
         sender.send(flags=FINAL)
         return
-    text, reason = answer
     outputs = {
-        "text_output": np.array([[text.encode()]], object),
+        "text_output": np.array([[text.encode() for text, _ in answers]], object),
         "num_input_tokens": np.array([[input_tokens]], np.int32),
         "num_output_tokens": np.array([[output_tokens]], np.int32),
-        "finish_reason": np.array([[reason.encode()]], object),
+        "finish_reason": np.array([[reason.encode() for _, reason in answers]], object),
+        **(more or {}),
     }
     sender.send(pb_utils.InferenceResponse([pb_utils.Tensor(name, value) for name, value in outputs.items()]), FINAL)
 

@@ -80,16 +80,24 @@ class Decoder:
         """Append `tokens` INT64 [s] to `row`; return the logits FP32 [V] of the last one, a view as above."""
         return self._run(row, tokens[None, :])[0]
 
-    def clear(self, row):
-        """Make `row` empty."""
-        self.lengths[row] = 0
-
-    def move(self, source, target):
-        """Copy the tokens of row `source` to row `target`."""
-        length = int(self.lengths[source])
-        for cache in self._kv.values():
-            cache.copy(source, target, length)
+    def copy(self, source, target, length):
+        """Make the first `length` tokens of row `source` all that row `target` holds; both may be the same."""
+        if source != target and length:
+            for cache in self._kv.values():
+                cache.copy(source, target, length)
         self.lengths[target] = length
+
+    def swap(self, first, second):
+        """Exchange what two rows hold."""
+        lengths = self.lengths[[first, second]].tolist()
+        if 0 in lengths:  # half the work
+            empty, other = (first, second) if lengths[0] == 0 else (second, first)
+            self.copy(other, empty, max(lengths))
+            self.lengths[other] = 0
+            return
+        for cache in self._kv.values():
+            cache.swap(first, second, lengths)
+        self.lengths[[second, first]] = lengths
 
     def _run(self, first, tokens):
         """Append `tokens` INT64 [n, s] to the rows from `first` on; return the logits of each row's last token."""

@@ -11,23 +11,26 @@ from threading import Condition, Thread
 import numpy as np
 from request import answer_limit
 from sampler import Sampler
-from scheduler import Scheduler, Sequence
+from scheduler import QueueFull, Scheduler, Sequence, Swap
+from terms import NO_TERMS
 
 # Prompt tokens a step. More is hardly faster (1,030 tokens/s at 64, 1,040 at 256) and stalls running requests longer.
 CHUNK = 64
 
 
 class Generation(Sequence):
-    """One request: its prompt and settings, and what has come of it.
+    """One answer to a request, at `place` among its answers: prompt and settings, and what has come of it.
 
-    `output` are the token ids so far, without the end token; `finish_reason` is None until it is stop, length,
-    cancelled or error. `arrived` and `token_times` are seconds of `time.monotonic`.
+    `output` are the token ids so far, without the end token, `log_probs` theirs where they are asked for;
+    `finish_reason` is None until it is stop, length, cancelled or error. `arrived` and `token_times` are seconds of
+    `time.monotonic`.
     """
 
-    def __init__(self, prompt, settings, on_progress=lambda generation: None):
-        super().__init__(len(prompt))
-        self.prompt, self.settings, self.on_progress = prompt, settings, on_progress
-        self.output, self.token_times = [], []
+    def __init__(self, prompt, settings, on_progress=lambda generation: None, terms=NO_TERMS, place=0, grammar=None):
+        super().__init__(prompt, terms)
+        self.settings, self.on_progress = settings, on_progress
+        self.place, self.grammar = place, grammar
+        self.output, self.log_probs, self.token_times = [], [], []
         self.finish_reason = None
         self.arrived = time.monotonic()
         self.limit = self.sampler = None
@@ -51,18 +54,28 @@ class Engine:
         self._thread = Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
-    def submit(self, generation):
-        """Take a generation in.
+    def submit(self, *generations):
+        """Take in all of the generations, or none.
 
-        Raises BadRequest: it does not fit a slot. Raises QueueFull.
+        Raises BadRequest: one does not fit a slot. Raises QueueFull.
         """
+        for generation in generations:
+            self._prepare(generation)
+        with self._changed:
+            for place, generation in enumerate(generations):
+                try:
+                    self.scheduler.submit(generation)
+                except QueueFull:
+                    for each in generations[:place]:
+                        self.scheduler.remove(each)
+                    raise
+            self._changed.notify()
+
+    def _prepare(self, generation):
         decoder, settings = self.decoder, generation.settings
         generation.limit = answer_limit(settings, generation.prompt, decoder.length, decoder.vocabulary)
         end_ids = decoder.end_ids if settings.end_ids is None else settings.end_ids
-        generation.sampler = Sampler(settings, generation.prompt, end_ids, decoder.vocabulary)
-        with self._changed:
-            self.scheduler.submit(generation)
-            self._changed.notify()
+        generation.sampler = Sampler(settings, generation.prompt, end_ids, generation.place, generation.grammar)
 
     def cancel(self, generation):
         """End `generation` before the next step; nothing happens when it has ended."""
@@ -97,10 +110,10 @@ class Engine:
         if running := list(self.scheduler.running):
             self._attempt(running, self._decode, running)
 
-    def _attempt(self, generations, work, argument):
+    def _attempt(self, generations, work, *arguments):
         """Do `work`; when it fails, the requests it was for have failed, and the engine goes on."""
         try:
-            work(argument)
+            work(*arguments)
         except Exception as error:
             self._on_error(error)
             for generation in generations:
@@ -115,17 +128,16 @@ class Engine:
 
     def _next_chunk(self, budget):
         with self._changed:
-            chunk = self.scheduler.next_chunk(budget)
-        if chunk and chunk.start == 0:
-            self.decoder.clear(chunk.sequence.row)
-        return chunk
+            return self.scheduler.next_chunk(budget)
 
     def _prefill(self, chunk):
         generation = chunk.sequence
+        self._move(chunk.moves)
         tokens = np.array(generation.prompt[chunk.start : chunk.stop], np.int64)
         logits = self.decoder.prefill(generation.row, tokens)
         with self._changed:
-            self._move(self.scheduler.prefilled(chunk))
+            moves = self.scheduler.prefilled(chunk)
+        self._move(moves)
         if chunk.is_last:
             self._accept(generation, generation.sampler.next(logits))
 
@@ -133,19 +145,24 @@ class Engine:
         logits = self.decoder.decode(np.array([generation.output[-1] for generation in generations], np.int64))
         best = logits.argmax(axis=1).tolist()
         for generation, row, token in zip(generations, logits, best, strict=True):
-            self._accept(generation, token if generation.sampler.is_plain else generation.sampler.next(row))
+            self._attempt([generation], self._sample, generation, row, token)
+
+    def _sample(self, generation, logits, best):
+        self._accept(generation, best if generation.sampler.is_plain else generation.sampler.next(logits))
 
     def _accept(self, generation, token):
         """Append a sampled token, and end the generation where it says so."""
-        output, settings = generation.output, generation.settings
+        output, settings, over = generation.output, generation.settings, generation.sampler.over
         if token in generation.sampler.end_ids:
-            self._end(generation, "stop")
+            self._end(generation, over or "stop")
             return
+        if settings.has_log_probs:
+            generation.log_probs.append(generation.sampler.log_prob)  # first: who sees a token finds it
         output.append(token)
         generation.token_times.append(time.monotonic())
         stops = settings.stop_ids if len(output) >= settings.min_tokens else ()
-        if any(tuple(output[-len(ids) :]) == ids for ids in stops):
-            self._end(generation, "stop")
+        if over or any(tuple(output[-len(ids) :]) == ids for ids in stops):
+            self._end(generation, over or "stop")
         elif len(output) == generation.limit:
             self._end(generation, "length")
         else:
@@ -153,11 +170,12 @@ class Engine:
 
     def _end(self, generation, reason):
         with self._changed:
-            self._move(self.scheduler.remove(generation))
+            moves = self.scheduler.remove(generation, is_broken=reason == "error")
+        self._move(moves)
         generation.finish_reason = reason
         self._on_end(generation)
         generation.on_progress(generation)
 
-    def _move(self, move):
-        if move:
-            self.decoder.move(move.source, move.target)
+    def _move(self, moves):
+        for move in moves:
+            (self.decoder.swap if isinstance(move, Swap) else self.decoder.copy)(*move)

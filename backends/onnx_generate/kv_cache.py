@@ -30,6 +30,12 @@ class HostCache:
         """Copy the first `length` tokens of row `source` to row `target`."""
         self._values[target, :, :length] = self._values[source, :, :length]
 
+    def swap(self, first, second, lengths):
+        """Exchange two rows, of which the first `lengths` (of each) tokens count."""
+        kept = self._values[first, :, : lengths[0]].copy()
+        self.copy(second, first, lengths[1])
+        self._values[second, :, : lengths[0]] = kept
+
 
 class DeviceCache:
     """Memory of the first GPU that this process sees."""
@@ -45,12 +51,26 @@ class DeviceCache:
 
     def copy(self, source, target, length):
         """Copy the first `length` tokens of row `source` to row `target`."""
+        self._copy(self._address(source), self._address(target), length)
+
+    def swap(self, first, second, lengths):
+        """Exchange two rows, of which the first `lengths` (of each) tokens count."""
+        kept = self._cuda.scratch(self._row_bytes)
+        self._copy(self._address(first), kept, lengths[0])
+        self.copy(second, first, lengths[1])
+        self._copy(kept, self._address(second), lengths[0])
+
+    def _copy(self, source, target, length):
         _, heads, longest, head_size = self._shape
         token = head_size * self._dtype.itemsize
-        self._cuda.copy_blocks(self._address(target), self._address(source), longest * token, length * token, heads)
+        self._cuda.copy_blocks(target, source, longest * token, length * token, heads)
+
+    @property
+    def _row_bytes(self):
+        return math.prod(self._shape[1:]) * self._dtype.itemsize
 
     def _address(self, row):
-        return self._value.data_ptr() + row * math.prod(self._shape[1:]) * self._dtype.itemsize
+        return self._value.data_ptr() + row * self._row_bytes
 
 
 class CudaRuntime:
@@ -59,6 +79,14 @@ class CudaRuntime:
     def __init__(self, library=None):
         self._library = library or ctypes.CDLL(_loaded("libcudart.so"))
         self._library.cudaGetErrorString.restype = ctypes.c_char_p
+        self._scratch, self._scratch_size = None, 0
+
+    def scratch(self, size):
+        """Return the address of `size` bytes on the GPU that are free until the next call: one row for all layers."""
+        if self._scratch_size < size:
+            self._scratch = ort.OrtValue.ortvalue_from_numpy(np.empty(size, np.uint8), "cuda", 0)
+            self._scratch_size = size
+        return self._scratch.data_ptr()
 
     def copy_blocks(self, target, source, pitch, width, count):
         """Copy `count` blocks of `width` bytes, `pitch` bytes apart in both places, between addresses of one GPU."""

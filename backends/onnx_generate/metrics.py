@@ -6,6 +6,7 @@
     tritonyard_slots_used                    gauge: running requests and the one in prefill
     tritonyard_engine_steps                  counter
     tritonyard_input_tokens                  counter
+    tritonyard_cached_tokens                 counter: input tokens that a slot still had, and that were not computed
     tritonyard_output_tokens                 counter by finish_reason: those of cancelled requests were for nothing
     tritonyard_requests_finished             counter by finish_reason
 
@@ -41,6 +42,7 @@ class Metrics:
         self._shown = dict.fromkeys(self._gauges, 0)
         self._steps, self._counted = self._metric("engine_steps", kinds.COUNTER), 0
         self._in = self._metric("input_tokens", kinds.COUNTER)
+        self._cached = self._metric("cached_tokens", kinds.COUNTER)
         self._out = self._by_reason("output_tokens")
         self._finished = self._by_reason("requests_finished")
         self._thread = Thread(target=self._run, name="metrics", daemon=True)
@@ -54,7 +56,7 @@ class Metrics:
         """Stop the thread and let go of the metrics, each before its family."""
         self._ended.put(None)
         self._thread.join()
-        del self._first, self._between, self._gauges, self._steps, self._in, self._out, self._finished
+        del self._first, self._between, self._gauges, self._steps, self._in, self._cached, self._out, self._finished
         del self._families
 
     def _run(self):
@@ -75,7 +77,9 @@ class Metrics:
             self._first.observe(times[0] - generation.arrived)
         for before, after in pairwise(times):
             self._between.observe(after - before)
-        self._in.increment(len(generation.prompt))
+        if generation.place == 0:  # the prompt of several answers is one
+            self._in.increment(len(generation.prompt))
+            self._cached.increment(generation.cached)
         self._out[generation.finish_reason].increment(len(generation.output))
         self._finished[generation.finish_reason].increment(1)
 

@@ -2,14 +2,16 @@
 
 Runs inside Triton from its own folder and imports nothing of the project. It speaks the tensor names of TensorRT-LLM's
 own `tensorrt_llm` model and adds `stream_context` (opaque, echoed with every response) and `finish_reason` (in the last
-one). The version folder holds the engine: model.onnx, its weights, decoder.json. Model parameters:
+one). The version folder holds the engine: model.onnx, its weights, decoder.json; and tokenizer.json, for guided
+decoding alone. Model parameters:
 
     max_tokens       tokens that a slot holds, prompt and answer together
     slots            requests that run at once
     max_queue_size   requests that may wait for a slot; one more is refused with UNAVAILABLE
     provider         cpu (default), or cuda: the first GPU that the process sees, through onnxruntime-gpu
 
-A request with `stop` set ends the one that has the same `stream_context`.
+A request with `stop` set ends the one that has the same `stream_context`. Of a request's own parameters `cache_salt` is
+taken (`terms.py`).
 """
 
 import json
@@ -21,10 +23,13 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from decoder import Decoder
 from engine import Engine, Generation
+from grammar import Grammars
+from log_probs import log_prob_tensors
 from metrics import Metrics
 from outbox import Outbox, Parcel
 from request import BadRequest, Settings
 from scheduler import QueueFull
+from terms import read_terms
 
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 # The decoder's input of each setting, as TensorRT-LLM names it.
@@ -34,6 +39,9 @@ SETTINGS = {
     "temperature": "temperature",
     "runtime_top_k": "top_k",
     "runtime_top_p": "top_p",
+    "min_p": "min_p",
+    "return_log_probs": "return_log_probs",
+    "top_logprobs": "top_logprobs",
     "repetition_penalty": "repetition_penalty",
     "presence_penalty": "presence_penalty",
     "frequency_penalty": "frequency_penalty",
@@ -61,6 +69,7 @@ class TritonPythonModel:
             decoder = Decoder(folder, slots, max_tokens, provider=parameters.get("provider", "cpu"))
         except Exception as error:
             raise pb_utils.TritonModelException(f"{self.name}: {error}") from None
+        self.grammars = Grammars(folder / "tokenizer.json", decoder.vocabulary, decoder.end_ids)
         threading.excepthook = _die
         self.engine = Engine(decoder, max_queue_size, on_end=self._ended, on_error=self._failed)
         self.metrics = Metrics(self.name, self.engine)
@@ -88,29 +97,53 @@ class TritonPythonModel:
         context = _input(request, "stream_context")
         key = None if context is None else context.flat[0]
         if _flag(request, "stop"):
-            if generation := self.streams.get(key):
-                self.engine.cancel(generation)
+            self._stop(key, _input(request, "sequence_index"))
             sender.send(flags=FINAL)
             return
         if key in self.streams:
             raise BadRequest("stream_context is that of a request which still runs; give each its own")
-        ids = _input(request, "input_ids")
-        generation = Generation([] if ids is None else ids.ravel().tolist(), _settings(request))
+        generations = self._generations(request)
         # Behind another step `is_cancelled` never turns true here.
         abandoned = sender.is_cancelled if key is None else None
-        mail = _Mail(sender, context, set(request.requested_output_names()))
-        parcel = Parcel(generation, _flag(request, "streaming"), mail, abandoned)
-        generation.on_progress = lambda _: self.outbox.notify(parcel)
-        generation.on_end = lambda: self.streams.pop(key, None)
+        office = _Office(sender, context, set(request.requested_output_names()), len(generations))
+        parcels = [
+            Parcel(generation, _flag(request, "streaming"), _Mail(office), abandoned) for generation in generations
+        ]
+        for generation, parcel in zip(generations, parcels, strict=True):
+            generation.on_progress = lambda _, parcel=parcel: self.outbox.notify(parcel)
+            generation.on_end = lambda: self._forget(key, generations)
+            self.outbox.add(parcel)
         if key is not None:
-            self.streams[key] = generation
-        self.outbox.add(parcel)
+            self.streams[key] = generations
         try:
-            self.engine.submit(generation)
+            self.engine.submit(*generations)
         except (BadRequest, QueueFull):
-            self.outbox.drop(parcel)
+            for parcel in parcels:
+                self.outbox.drop(parcel)
             self.streams.pop(key, None)
             raise
+
+    def _generations(self, request):
+        ids = _input(request, "input_ids")
+        prompt, settings = [] if ids is None else ids.ravel().tolist(), _settings(request)
+        terms, count = read_terms(request.parameters()), _answers(request, settings, self.engine.decoder.slots)
+        return [
+            Generation(prompt, settings, terms=terms, place=place, grammar=self._grammar(settings))
+            for place in range(count)
+        ]
+
+    def _grammar(self, settings):
+        return self.grammars.begin(*settings.guide, settings.end_ids) if settings.guide else None
+
+    def _stop(self, key, index):
+        """Cancel the answer at `index` of the request that has the context `key`, all of them where it is None."""
+        for generation in self.streams.get(key, []):
+            if index is None or generation.place == index.flat[0]:
+                self.engine.cancel(generation)
+
+    def _forget(self, key, generations):
+        if all(generation.finish_reason for generation in generations):
+            self.streams.pop(key, None)
 
     def _ended(self, generation):
         generation.on_end()
@@ -120,27 +153,50 @@ class TritonPythonModel:
         pb_utils.Logger.log_error(f"{self.name}: a step failed: {error}")
 
 
-class _Mail:
-    """How one request's responses are made and sent."""
+class _Office:
+    """Sends the responses of one request, whose answers all go through one sender."""
 
-    def __init__(self, sender, context, wanted):
-        self._sender, self._context, self._wanted = sender, context, wanted
+    def __init__(self, sender, context, wanted, count):
+        self.context, self.count = context, count
+        self._sender, self._wanted, self._left = sender, wanted, count
+        # The outbox and the engine's thread both send.
+        self.lock = threading.Lock()
 
-    def __call__(self, parcel, tokens, reason):
-        values = {
-            "output_ids": np.array([[tokens]], np.int32),
-            "sequence_length": np.array([[len(tokens)]], np.int32),
-            "num_input_tokens": np.array([[parcel.generation.prompt_length]], np.int32),
-            "num_output_tokens": np.array([[parcel.sent]], np.int32),
-            "stream_context": self._context,
-            "finish_reason": np.array([[reason.encode()]], object) if reason else None,
-        }
+    def send(self, values, is_last):
+        """Send the tensors of `values` that are wanted; `is_last` of its answer. The caller holds the lock."""
         # Not one more than were requested: `send` drops the others without Python's lock (stub of 2.51), and corrupts
         # the memory of the threads that run meanwhile.
         tensors = [
             pb_utils.Tensor(name, value) for name, value in values.items() if value is not None and name in self._wanted
         ]
-        self._sender.send(pb_utils.InferenceResponse(tensors), flags=FINAL if reason else 0)
+        self._left -= is_last
+        self._sender.send(pb_utils.InferenceResponse(tensors), flags=0 if self._left else FINAL)
+
+
+class _Mail:
+    """How the responses of one answer are made."""
+
+    def __init__(self, office):
+        self._office, self._sent, self._cumulative = office, 0, 0.0
+
+    def __call__(self, parcel, tokens, reason):
+        with self._office.lock:
+            self._office.send(self._tensors(parcel, tokens, reason), reason is not None)
+
+    def _tensors(self, parcel, tokens, reason):
+        generation, end = parcel.generation, self._sent + len(tokens)
+        log_probs, self._sent = generation.log_probs[self._sent : end], end
+        self._cumulative += sum(each.value for each in log_probs)
+        return {
+            "output_ids": np.array([[tokens]], np.int32),
+            "sequence_length": np.array([[len(tokens)]], np.int32),
+            "num_input_tokens": np.array([[generation.prompt_length]], np.int32),
+            "num_output_tokens": np.array([[end]], np.int32),
+            **log_prob_tensors(log_probs, self._cumulative),
+            "stream_context": self._office.context,
+            "sequence_index": np.array([[generation.place]], np.int32) if self._office.count > 1 else None,
+            "finish_reason": np.array([[reason.encode()]], object) if reason else None,
+        }
 
 
 def _refuse(sender, message, code):
@@ -158,6 +214,20 @@ def _flag(request, name):
     return value is not None and bool(value.flat[0])
 
 
+def _answers(request, settings, most):
+    """Return how many answers are asked for; raise BadRequest where they are none, too many, all the same, or beams."""
+    beams = _input(request, "beam_width")
+    if beams is not None and beams.flat[0] != 1:
+        raise BadRequest(f"beam_width is {beams.flat[0]}, and beams are not searched; ask for num_return_sequences")
+    count = _input(request, "num_return_sequences")
+    count = 1 if count is None else int(count.flat[0])
+    if not 1 <= count <= most:
+        raise BadRequest(f"num_return_sequences is {count}; give 1 to {most}, the slots of this model")
+    if count > 1 and settings.is_greedy:
+        raise BadRequest(f"num_return_sequences is {count}, but the greedy answers are all one; give a temperature")
+    return count
+
+
 def _settings(request):
     """Read the settings that the request gives; raise BadRequest on one out of range."""
     found = {ours: _input(request, theirs) for theirs, ours in SETTINGS.items()}
@@ -166,13 +236,21 @@ def _settings(request):
     if end_id is not None:
         # TensorRT-LLM: a negative end_id is none.
         given["end_ids"] = tuple(end_id[end_id >= 0].tolist())
-    words = _input(request, "stop_words_list")
-    if words is not None:
-        given["stop_ids"] = _stop_ids(words.reshape(2, -1).tolist())
+    for theirs, ours in (("stop_words_list", "stop_ids"), ("bad_words_list", "bad_ids")):
+        words = _input(request, theirs)
+        if words is not None:
+            given[ours] = _word_ids(words.reshape(2, -1).tolist())
+    kind, guide = (_input(request, f"guided_decoding_{name}") for name in ("guide_type", "guide"))
+    if kind is not None or guide is not None:
+        given["guide"] = tuple(b"" if value is None else value.flat[0] for value in (kind, guide))
+    bias = _input(request, "embedding_bias")
+    if bias is not None:
+        (ids,) = np.nonzero(bias.ravel())
+        given["logit_bias"] = dict(zip(ids.tolist(), bias.ravel()[ids].tolist(), strict=True))
     return Settings(**given)
 
 
-def _stop_ids(words):
+def _word_ids(words):
     """Split TensorRT-LLM's flat form: the ids of all words in a row, and where each word ends, padded with -1."""
     ids, ends = words
     ends = [end for end in ends if end > 0]

@@ -1,80 +1,75 @@
-"""The next token of each running request, from its logits."""
+"""The next token of one request, from its logits: what applies, in which order."""
 
 import numpy as np
-
-# Candidates that are looked at first when only top_p limits them: nearly always enough, and no full sort.
-HEAD = 1024
+from choice import draw
+from log_probs import log_prob
+from said import FORBIDDEN, BadWords, Penalties
 
 
 class Sampler:
-    """One request's choice of tokens: its settings, its random numbers, and what it has seen so far."""
+    """The choice of tokens of a request's answer at `place`: its settings, its random numbers, what it has seen so far.
 
-    def __init__(self, settings, prompt, end_ids, vocabulary):
+    The order is vLLM's: bias, penalties, what is forbidden, temperature, min_p, top_k, top_p; but a grammar has the
+    last word on what is forbidden. A token costs one random number, so the same seed draws the same from the same
+    logits, whoever else is served.
+    """
+
+    def __init__(self, settings, prompt, end_ids, place=0, grammar=None):
         self.settings, self.end_ids = settings, frozenset(end_ids)
-        self._random = None if settings.is_greedy else np.random.default_rng(settings.seed)
+        self._random = None if settings.is_greedy else np.random.default_rng(_seed(settings.seed, place))
         self._drawn = 0
-        if settings.has_penalties:
-            self._counts = np.zeros(vocabulary, np.int32)
-            self._seen = np.zeros(vocabulary, bool)
-            self._seen[prompt] = True
+        self._bias = np.array([*settings.logit_bias], np.int64), np.array([*settings.logit_bias.values()], np.float32)
+        self._history = [
+            *([Penalties(settings, prompt)] if settings.has_penalties else []),
+            *([BadWords(settings.bad_ids, prompt)] if settings.bad_ids else []),
+        ]
+        self._grammar = grammar
+        changed = self._history or settings.logit_bias or settings.min_tokens or grammar
+        # Whether the token is the largest logit and nothing else is asked for.
+        self.is_plain = self._random is None and not (changed or settings.has_log_probs)
+        # Of the latest token, where they are asked for.
+        self.log_prob = None
 
     @property
-    def is_plain(self):
-        """Whether the token is the largest logit and nothing else; `accept` may then be left out."""
-        return self._random is None and not self.settings.has_penalties and not self.settings.min_tokens
+    def over(self):
+        """The finish reason, if the grammar has come to its end; None otherwise."""
+        return self._grammar.over if self._grammar else None
 
     def next(self, logits):
         """Choose a token from `logits` FP32 [V], which are changed in place."""
         settings = self.settings
-        if settings.has_penalties:
-            self._penalise(logits)
+        given = logits.copy() if settings.has_log_probs else None
+        if settings.logit_bias:
+            ids, weights = self._bias
+            logits[ids] += weights
+        for each in self._history:
+            each.apply(logits)
         if self._drawn < settings.min_tokens:
-            logits[list(self.end_ids)] = -np.inf
+            logits[list(self.end_ids)] = FORBIDDEN
+        if self._grammar:
+            self._grammar.apply(logits)
         token = int(logits.argmax()) if self._random is None else self._draw(logits)
         self._drawn += 1
-        if settings.has_penalties:
-            self._counts[token] += 1
-            self._seen[token] = True
+        for each in self._history:
+            each.add(token)
+        if self._grammar:
+            self._grammar.add(token)
+        if given is not None:
+            self.log_prob = log_prob(given, token, settings.top_logprobs)
         return token
 
-    def _penalise(self, logits):
-        """Repetition as Keskar et al. 2019 (CTRL, section 4.1); presence and frequency as OpenAI's API states them."""
-        settings = self.settings
-        seen = logits[self._seen]
-        logits[self._seen] = np.where(seen > 0, seen / settings.repetition_penalty, seen * settings.repetition_penalty)
-        logits -= settings.frequency_penalty * self._counts + settings.presence_penalty * (self._counts > 0)
-
     def _draw(self, logits):
-        """Draw by temperature, then among the top_k, then among the smallest set that holds top_p of the mass."""
         settings = self.settings
-        scaled = (logits - logits.max()) / np.float32(1.0 if settings.temperature is None else settings.temperature)
-        ids = None
-        if settings.top_k:
-            ids = _largest(scaled, settings.top_k)
-            scaled = scaled[ids]
-        weights = np.exp(scaled)
-        if settings.top_p is not None and settings.top_p < 1:
-            kept = _nucleus(weights, settings.top_p)
-            ids, weights = kept if ids is None else ids[kept], weights[kept]
-        bounds = np.cumsum(weights, dtype=np.float64)
-        index = int(np.searchsorted(bounds, self._random.random() * bounds[-1], side="right"))
-        return int(index if ids is None else ids[index])
+        return draw(
+            logits,
+            self._random.random(),
+            1.0 if settings.temperature is None else settings.temperature,
+            settings.top_k or 0,
+            1.0 if settings.top_p is None else settings.top_p,
+            settings.min_p or 0.0,
+        )
 
 
-def _largest(values, count):
-    """Return the indices of the `count` largest values, largest first."""
-    if count < len(values):
-        part = np.argpartition(values, -count)[-count:]
-        return part[np.argsort(-values[part], kind="stable")]
-    return np.argsort(-values, kind="stable")
-
-
-def _nucleus(weights, top_p):
-    """Return the indices of the fewest largest weights that sum up to `top_p` of all (Holtzman et al. 2020)."""
-    wanted = top_p * weights.sum(dtype=np.float64)
-    for count in (HEAD, len(weights)):
-        ids = _largest(weights, count)
-        bounds = np.cumsum(weights[ids], dtype=np.float64)
-        if bounds[-1] >= wanted:
-            break
-    return ids[: int(np.searchsorted(bounds, wanted)) + 1]
+def _seed(seed, place):
+    """Return the seed of the answer at `place`: the first one has the request's own, as if it were alone."""
+    return seed if seed is None or place == 0 else (seed, place)

@@ -50,6 +50,7 @@ class TritonPythonModel:
         from keyed_prompt import KeyedPrompts
         from prompt_step import PromptStep, open_stream_at
         from template import without_doubled_start
+        from token_rules import TokenRules
 
         chat = Chat(json.loads(self._file("chat.json").read_text()))
         limits = int(self.parameters["max_tokens"]), int(self.parameters["max_text_bytes"])
@@ -60,7 +61,8 @@ class TritonPythonModel:
             ends = json.loads(self._file("decoder.json").read_text())
             open_stream = open_stream_at(self.parameters["detokenizer"])
             return PromptStep(config, KeyedPrompts(prompts, ends["end_ids"], ends["pad_id"], open_stream).make)
-        return PromptStep(config, lambda sent, _: echoed(prompts.make(sent)))
+        rules = TokenRules(tokenizer)
+        return PromptStep(config, lambda sent, _: echoed(prompts.make(sent)) | rules.read(sent))
 
     def _file(self, name):
         file = self.folder / name

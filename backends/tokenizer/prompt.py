@@ -18,11 +18,12 @@ UTF8_BYTES = 4
 
 @dataclass(frozen=True)
 class Prompt:
-    """The prompt's token ids, whether the caller wants deltas, and the texts that end the answer."""
+    """The prompt's token ids, whether the caller wants deltas, the texts that end an answer, how many answers."""
 
     ids: list
     stream: bool
     stop: list
+    answers: int = 1
 
     @property
     def streaming(self):
@@ -30,8 +31,12 @@ class Prompt:
         return self.stream or bool(self.stop)
 
     def context(self, **more):
-        """Return what the detokenizer must know: UTF-8 JSON {"stream", "stop", "input_tokens"}, and `more`."""
+        """Return what the detokenizer must know: UTF-8 JSON {"stream", "stop", "input_tokens"}, and `more`.
+
+        "answers" is there where it is not 1.
+        """
         known = {"stream": self.stream, "stop": self.stop, "input_tokens": len(self.ids)}
+        known |= {"answers": self.answers} if self.answers != 1 else {}
         return json.dumps(more | known, ensure_ascii=False).encode()
 
 
@@ -53,7 +58,7 @@ class Prompts:
         """
         _, ids = self.read(sent)
         stop = [_stop_word(index, word) for index, word in enumerate(sent.get("stop_words", []))]
-        return Prompt(ids, sent.get("stream") == [True], stop)
+        return Prompt(ids, sent.get("stream") == [True], stop, *sent.get("num_return_sequences", []))
 
     def read(self, sent):
         """Return the text of the prompt in `sent`, and its ids: of `text_input` with the tokenizer's own special

@@ -19,7 +19,11 @@ from pipeline.store import Report, Step, Store
 STEP = "onnx_decoder"
 # Where the graph is to run.
 PROVIDERS: Mapping[Profile, Provider] = {"cpu": "cpu", "gpu": "cuda"}
-FILES = {"tokenizer": [TOKENIZER, CHAT], "onnx_generate": [MODEL, DATA, DECODER], "detokenizer": [TOKENIZER]}
+FILES = {
+    "tokenizer": [TOKENIZER, CHAT],
+    "onnx_generate": [MODEL, DATA, DECODER, TOKENIZER],
+    "detokenizer": [TOKENIZER],
+}
 # The golden request must be no accident.
 MIN_GOLDEN_TOKENS = 4
 # What the steps' results depend on besides their inputs: their own code and the shipped texts.
