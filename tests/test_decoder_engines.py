@@ -218,6 +218,7 @@ def test_the_repository_holds_what_each_step_reads(tmp_path: Path, llama: tuple[
         "tiny_decoder/1/decoder.json",
         "tiny_decoder/1/model.onnx",
         "tiny_decoder/1/model.onnx.data",
+        "tiny_decoder/1/tokenizer.json",
         "tiny_detokenizer/1/tokenizer.json",
         "tiny_tokenizer/1/chat.json",
         "tiny_tokenizer/1/tokenizer.json",
