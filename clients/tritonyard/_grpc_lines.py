@@ -3,14 +3,12 @@
 import contextlib
 import math
 import ssl
-import sys
 import threading
 import weakref
 from pathlib import Path
 from typing import Any
 
 import grpc
-import grpc.experimental
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from tritonyard._connection import Connection, Tls
@@ -27,8 +25,6 @@ CHANNEL_OPTIONS = [
     # A new channel is a new connection, also while an old one to the same server is still there.
     ("grpc.use_local_subchannel_pool", 1),
 ]
-# Who reads a stream reads the connection too, without a thread of gRPC's in between: a quarter less CPU time a token.
-SINGLE_THREADED = (grpc.experimental.ChannelOptions.SingleThreadedUnaryStream, 1)
 # How many streams a line carries. HTTP/2 wants a connection to be allowed 100 at least (RFC 9113, 6.5.2), and
 # proxies often allow no more; the rest are for calls. More connections are not faster: 16, 64 and 256 streams over 2,
 # 4, 8 and 64 of them took as long as over one, within what two shared cores can tell.
@@ -57,13 +53,9 @@ def _credentials(tls: Tls) -> grpc.ChannelCredentials:
 def _open(library: Any, connection: Connection) -> Any:
     """Return a channel of `grpc` or `grpc.aio`, which connects when it is first used."""
     target, compression = connection.address.netloc, COMPRESSIONS[connection.compression]
-    options = list(CHANNEL_OPTIONS)
-    if library is grpc and "grpc.experimental.gevent" not in sys.modules:
-        # A greenlet that reads this way holds one of gevent's ten threads.
-        options.append(SINGLE_THREADED)
     if connection.tls is None:
-        return library.insecure_channel(target, options, compression)
-    return library.secure_channel(target, _credentials(connection.tls), options, compression)
+        return library.insecure_channel(target, CHANNEL_OPTIONS, compression)
+    return library.secure_channel(target, _credentials(connection.tls), CHANNEL_OPTIONS, compression)
 
 
 class Line:
