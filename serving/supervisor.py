@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from serving.embedded import Ports
 from serving.errors import ServingError
 from serving.golden import require_golden
 from serving.ports import require_free
@@ -17,6 +18,8 @@ GOLDEN_S = 30.0
 # A crash now and then is survived; a server that dies this often this fast is broken.
 RESTARTS = 5
 WINDOW_S = 300.0
+# How long a killed server may hold its ports.
+FREE_S = 5.0
 
 
 def start(server: Server, repository: Path, on_wait: Callable[[float], None]) -> None:
@@ -52,5 +55,18 @@ def supervise(server: Server, repository: Path, say: Callable[[str], None]) -> N
             raise ServingError(f"the server broke {len(deaths)} times in {WINDOW_S:.0f} s: {why}; {server.explain()}")
         say(f"{why}; starting the server again")
         server.stop(at_once=True)
+        _wait_until_free(server.ports)
         start(server, repository, lambda _: None)
         say("ready again")
+
+
+def _wait_until_free(ports: Ports) -> None:
+    """Wait a little for what the dead server still holds: its own keeper, killed, cannot see to its end."""
+    end = time.monotonic() + FREE_S
+    while time.monotonic() < end:
+        try:
+            require_free(ports)
+        except ServingError:
+            time.sleep(0.1)
+        else:
+            return
