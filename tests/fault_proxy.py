@@ -66,6 +66,10 @@ class FaultProxy:
 
         async def close() -> None:
             if self._listener is not None:
+                # What was just accepted is served in the next turns. A server that is closed meanwhile never closes it.
+                for sock in self._listener.sockets:
+                    self._loop.remove_reader(sock)
+                await asyncio.sleep(0.001)
                 self._listener.close()
             self._reset_all()
 
@@ -109,11 +113,12 @@ class FaultProxy:
         task = asyncio.current_task()
         assert task
         self._serving.add(task)
-        there_reader, there_writer = await asyncio.open_connection(*self._behind)
-        both = {writer, there_writer}
-        self._writers |= both
-        pumps = [self._pump(reader, there_writer, is_up=True), self._pump(there_reader, writer, is_up=False)]
+        both = {writer}
         try:
+            there_reader, there_writer = await asyncio.open_connection(*self._behind)
+            both.add(there_writer)
+            self._writers |= both
+            pumps = [self._pump(reader, there_writer, is_up=True), self._pump(there_reader, writer, is_up=False)]
             await asyncio.gather(*pumps)
         except (OSError, asyncio.CancelledError):
             _reset(*both)
