@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import count, cycle
+from itertools import count, cycle, pairwise
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -34,6 +34,8 @@ REQUESTS = 3
 FIRST_TOKENS = 15
 # Of chats that begin alike: how many at once, and the tokens of their system prompt and of their own words.
 CHATS, SYSTEM, OWN = 8, 500, 16
+# A prompt that comes while others run: its tokens, and for how long nothing else comes before it.
+LONG, QUIET_S = 1000, 4.0
 
 Prompts = Iterator[tuple[str, list[int]]]
 
@@ -53,7 +55,10 @@ def figures(server: Server, engine: Path, _checkpoint: Path, report: Callable[[s
         report("time to first token")
         yield first_token(client, inside, endless)
     report("shared system prompt")
-    yield shared_prefix(inside, [token for _, ids in prompts for token in ids])
+    ids = [token for _, each in prompts for token in each]
+    yield shared_prefix(inside, ids)
+    report("a long prompt beside others")
+    yield long_prompt(inside, ids)
     inside.close()
 
 
@@ -90,18 +95,26 @@ class InProcess:
 
         What was computed of a prompt is taken from requests of the same `salt` only.
         """
-        ended, begun = Event(), time.monotonic()
-
-        def progress(generation: Any) -> None:
-            if generation.finish_reason:
-                ended.set()
-
-        settings = self._settings(max_tokens=tokens, min_tokens=tokens)
-        generation = self._generation(ids, settings, progress, terms=self._terms(cache_salt=salt))
-        self._engine.submit(generation)
-        ended.wait()
+        begun = time.monotonic()
+        generation = self.wait(self.start(ids, tokens, salt))
         assert len(generation.output) == tokens, generation.finish_reason
         return [when - begun for when in generation.token_times]
+
+    def start(self, ids: list[int], tokens: int, salt: str = "") -> Any:
+        """Return a Generation of so many tokens that is under way."""
+        settings, ended = self._settings(max_tokens=tokens, min_tokens=tokens), Event()
+        generation = self._generation(ids, settings, terms=self._terms(cache_salt=salt))
+        generation.ended = ended
+        generation.on_progress = lambda _: ended.set() if generation.finish_reason else None
+        self._engine.submit(generation)
+        return generation
+
+    def wait(self, generation: Any, cancel: bool = False) -> Any:
+        """Return `generation` at its end, which may be brought about."""
+        if cancel:
+            self._engine.cancel(generation)
+        generation.ended.wait()
+        return generation
 
     def close(self) -> None:
         """Stop the engine."""
@@ -182,6 +195,39 @@ def shared_prefix(inside: InProcess, ids: list[int]) -> Figure:
     figure = ratio("shared prefix", what, found["warm"], found["alone"], 0.2, at_least=False)
     figure.detail["cold_ratio"] = statistics.median(found["cold"]) / statistics.median(found["alone"])
     return figure
+
+
+def long_prompt(inside: InProcess, ids: list[int]) -> Figure:
+    """A prompt of LONG tokens beside CHATS running streams: p99 of their inter-token latency until its first token,
+    against that before it came, over all rounds; the range is that of single rounds.
+    """
+    before: list[list[float]] = []
+    during: list[list[float]] = []
+    took = []
+    for turn in range(ROUNDS):
+        streams = [inside.start(ids[TOKENS * each : TOKENS * (each + 1)], LENGTH - TOKENS) for each in range(CHATS)]
+        time.sleep(QUIET_S)
+        arrived = time.monotonic()
+        first = arrived + inside.generate(ids[:LONG], 4, f"long {turn}")[0]
+        took.append(first - arrived)
+        times = [inside.wait(stream, cancel=True).token_times for stream in streams]
+        before.append(_gaps(times, arrived - QUIET_S / 2, arrived))
+        during.append(_gaps(times, arrived, first))
+    values = [_p99(during[turn]) / _p99(before[turn]) for turn in range(ROUNDS)]
+    alone, beside = (_p99([gap for gaps in found for gap in gaps]) for found in (before, during))
+    what = f"p99 of inter-token latency, {CHATS} streams beside a prompt of {LONG} tokens / without it"
+    detail = {"without_ms": 1e3 * alone, "with_ms": 1e3 * beside, "prompt_first_token_s": statistics.median(took)}
+    value = beside / alone
+    return Figure("long prompt", what, value, min(values), max(values), "at most 2.5", value <= 2.5, detail)
+
+
+def _gaps(times: list[list[float]], begin: float, end: float) -> list[float]:
+    """Return the seconds between neighbouring tokens of each stream, of those that came in the window."""
+    return [after - one for each in times for one, after in pairwise(each) if begin < one and after < end]
+
+
+def _p99(values: list[float]) -> float:
+    return statistics.quantiles(values, n=100)[-1]
 
 
 def memory(server: Server) -> Figure:

@@ -9,6 +9,7 @@ from engine import Engine, Generation
 from outbox import Outbox, Parcel
 from request import BadRequest, Settings
 from scheduler import QueueFull
+from terms import Terms
 
 VOCABULARY = 97
 END = 96
@@ -169,6 +170,76 @@ def test_stop_ids_end_where_they_are_complete(engine, decoder) -> None:
     assert (stopped.output, stopped.finish_reason) == (output[:6], "stop")
     assert len(late.output) >= 8
     assert late.finish_reason == "stop"
+
+
+@pytest.mark.parametrize("sampling", [{}, {"temperature": 1.0, "seed": 3, "repetition_penalty": 1.5}])
+def test_who_is_interrupted_goes_on_as_if_it_had_not_been(decoder, engine, sampling) -> None:
+    decoder.end_ids, decoder.delay_s = (), 0.001
+    settings = Settings(max_tokens=30, **sampling)
+    worst, alone = ([Generation([1, index, 7], settings, terms=Terms(9)) for index in range(4)] for _ in range(2))
+    for generation in worst:
+        engine.submit(generation)
+    wait_until(lambda: all(len(each.output) > 5 for each in worst))
+    for index in range(6):
+        better = Generation([2, index], Settings(max_tokens=4), terms=Terms(1))
+        engine.submit(better)
+        wait_until(lambda better=better: better.finish_reason)
+        assert better.output == [next_token(better.prompt + better.output[:at]) for at in range(4)]
+    wait_until(lambda: all(each.finish_reason for each in worst))
+    assert engine.scheduler.preemptions >= 4
+    for generation in alone:
+        engine.submit(generation)
+    wait_until(lambda: all(each.finish_reason for each in alone))
+    assert [each.output for each in worst] == [each.output for each in alone]
+    assert [len(each.token_times) for each in worst] == [30] * 4
+
+
+def test_time_that_is_over_ends_what_runs_and_what_waits(decoder, engine) -> None:
+    decoder.end_ids, decoder.delay_s = (), 0.01
+    timeouts = (200_000, 0, 0, 0)
+    short, *others = (Generation([1], Settings(), terms=Terms(timeout=each)) for each in timeouts)
+    waiting = Generation([2], Settings(), terms=Terms(queue_timeout=50_000))
+    for generation in (short, *others, waiting):
+        engine.submit(generation)
+    wait_until(lambda: short.finish_reason and waiting.finish_reason)
+    assert (short.finish_reason, waiting.finish_reason, waiting.output) == ("timeout", "timeout", [])
+    assert 0 < len(short.output) < 60
+    assert [each.finish_reason for each in others] == [None] * 3
+    started = Generation([3], Settings(max_tokens=20), terms=Terms(queue_timeout=60_000))
+    engine.submit(started)
+    wait_until(lambda: started.finish_reason)
+    assert started.finish_reason == "length"
+
+
+def test_a_prompt_beside_others_comes_in_smaller_pieces_than_alone() -> None:
+    class Slow(PlayedDecoder):
+        def prefill(self, row: int, tokens):
+            widths.append(len(tokens))
+            time.sleep(0.005)
+            return super().prefill(row, tokens)
+
+    widths: list[int] = []
+    engine = Engine(Slow(length=200, end_ids=()), max_queue_size=10, chunk=64)
+    first, second, long = (Generation([number] * 120, Settings(max_tokens=60)) for number in range(3))
+    engine.submit(first)
+    engine.submit(second)
+    wait_until(lambda: second.output)
+    engine.submit(long)
+    wait_until(lambda: long.output)
+    engine.close()
+    assert widths[0] == 64
+    assert sum(widths) == 360
+    assert min(widths[5:-1]) < 64, widths
+
+
+def test_what_would_start_too_late_is_refused_once_answers_have_ended(decoder, engine) -> None:
+    decoder.end_ids, decoder.delay_s = (), 0.002
+    brief = Generation([1], Settings(max_tokens=2))
+    engine.submit(brief)
+    wait_until(lambda: brief.finish_reason)
+    engine.submit(*(Generation([2, index], Settings()) for index in range(4)))
+    with pytest.raises(QueueFull, match="would start in about"):
+        engine.submit(Generation([3], Settings(), terms=Terms(queue_timeout=1000)))
 
 
 class Mail:

@@ -98,13 +98,33 @@ def test_prompt_and_answer_fit_a_slot(prompt, max_tokens, want) -> None:
         ("", Terms()),
         ('{"id": "7", "sequence": 5}', Terms()),
         ('{"id": "7", "cache_salt": "mine"}', Terms(cache_salt="mine")),
+        ('{"tenant": "a", "priority_level": 2, "timeout": 5, "queue_timeout": 3}', Terms(2, "a", 5, 3)),
     ],
 )
 def test_terms_are_among_a_requests_parameters(parameters, terms) -> None:
     assert read_terms(parameters) == terms
 
 
-@pytest.mark.parametrize(("parameters", "words"), [('{"cache_salt": 5}', "cache_salt is 5; give a string")])
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ('{"cache_salt": 5}', "cache_salt is 5; give a string"),
+        ('{"tenant": true}', "tenant is True; give a string"),
+        ('{"priority_level": 0}', "priority_level is 0; give a whole number from 1 to 9"),
+        ('{"priority_level": "1"}', "priority_level is '1'"),
+        ('{"timeout": -1}', "timeout is -1; give a whole number from 0"),
+        ('{"queue_timeout": 1.5}', "queue_timeout is 1.5"),
+        ('{"queue_timeout": true}', "queue_timeout is True"),
+    ],
+)
 def test_terms_of_another_kind_are_refused(parameters, words) -> None:
     with pytest.raises(BadRequest, match=words):
         read_terms(parameters)
+
+
+def test_tritons_own_timeout_is_taken_where_no_parameter_says_another() -> None:
+    assert read_terms("{}", timeout=7) == Terms(timeout=7)
+    assert read_terms('{"timeout": 8}', timeout=7) == Terms(timeout=8)
+    assert read_terms('{"queue_timeout": 2000000}', timeout=3000000).start_within_s == 2
+    assert Terms(timeout=500000).start_within_s == 0.5
+    assert Terms().start_within_s is None

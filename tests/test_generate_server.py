@@ -3,7 +3,6 @@
 import http.client
 import json
 import random
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
+from few_slots import few_slots
 from served_metrics import value
 from tokenizers import Tokenizer
 
@@ -354,21 +354,7 @@ def test_64_streams_to_16_slots_all_end_well_in_order_of_arrival(settled: Server
 @pytest.fixture(scope="module")
 def small(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server whose decoder has 2 slots and a queue of 2."""
-    copy = tmp_path_factory.mktemp("small") / "cpu"
-    shutil.copytree(repository, copy, copy_function=shutil.copy)
-    for folder in copy.glob("minilm*"):
-        shutil.rmtree(folder)
-    file = copy / "smollm2_decoder" / "config.pbtxt"
-    text = file.read_text()
-    for key, old in (("slots", "16"), ("max_queue_size", "256")):
-        changed = text.replace(
-            f'key: "{key}"\n  value {{\n    string_value: "{old}"', f'key: "{key}"\n  value {{\n    string_value: "2"'
-        )
-        assert changed != text
-        text = changed
-    file.write_text(text)
-    with Server(copy, BACKENDS, free_ports(), copy.parent / "log") as running:
-        running.wait_until_live(60)
+    with few_slots(repository, tmp_path_factory.mktemp("small"), slots=2, queue=2) as running:
         yield running
 
 

@@ -47,15 +47,20 @@ def tensors(request: dict[str, Any]) -> list[Any]:
 
 
 class TextCall:
-    """One request over a gRPC stream of its own; iterating gives its NAMES of each answer, (text, finish reason)."""
+    """One request over a gRPC stream of its own; iterating gives its NAMES of each answer, (text, finish reason).
+
+    `options` are tritonclient's own, `timeout` and `parameters` among them.
+    """
 
     NAMES: tuple[str, ...] = ("text_output", "finish_reason")
 
-    def __init__(self, server: Server, model: str, request: dict[str, Any], id: str = ""):
+    def __init__(self, server: Server, model: str, request: dict[str, Any], id: str = "", **options: Any):
         self._landed: queue.Queue[tuple[Any, Any]] = queue.Queue()
         self.client = grpc.InferenceServerClient(server.grpc_url.removeprefix("grpc://"))
         self.client.start_stream(lambda result, error: self._landed.put((result, error)))
-        self.client.async_stream_infer(model, tensors(request), request_id=id, enable_empty_final_response=True)
+        self.client.async_stream_infer(
+            model, tensors(request), request_id=id, enable_empty_final_response=True, **options
+        )
 
     def __iter__(self) -> Iterator[Any]:
         while True:

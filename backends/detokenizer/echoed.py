@@ -7,10 +7,14 @@ import wire
 from answers import Answers
 from spelling import Spelling
 
+# It begins with Triton's own words for a request that waited in a model's queue for longer than its timeout.
+EXPIRED = "Request timeout expired before the first token; try again later, or allow more"
+
 
 class EchoedStreams:
     """The open requests by their context; the decoder says with `finish_reason` when an answer has ended.
 
+    A request whose time was over before its first token is refused: there is no answer.
     `sequence_index` says which of several answers a response is of. `name` and `decoder` are models, `on_count` is told
     how many requests are open.
     """
@@ -36,7 +40,10 @@ class EchoedStreams:
         _add_log_probs(answers.log_probs[place], ids, request)
         was_done = stream.done
         said = answers.advance(place, ids, bool(ended), ended or ("cancelled" if cancelled else ""))
-        self._send(sender, answers, said)
+        if answers.is_over and ended == "timeout" and not any(each.output_tokens for each in answers.streams):
+            wire.refuse(sender, EXPIRED, pb_utils.TritonError.UNAVAILABLE)
+        else:
+            self._send(sender, answers, said)
         if answers.is_over:
             self._close(context)
         elif stream.done and not (was_done or ended):

@@ -10,11 +10,12 @@ from threading import Condition, Thread
 
 import numpy as np
 from request import answer_limit
+from rows import Swap
 from sampler import Sampler
-from scheduler import QueueFull, Scheduler, Sequence, Swap
+from scheduler import QueueFull, Scheduler, Sequence
 from terms import NO_TERMS
 
-# Prompt tokens a step. More is hardly faster (1,030 tokens/s at 64, 1,040 at 256) and stalls running requests longer.
+# Prompt tokens a step at most. More is hardly faster: 1,030 tokens/s at 64, 1,040 at 256.
 CHUNK = 64
 
 
@@ -22,18 +23,23 @@ class Generation(Sequence):
     """One answer to a request, at `place` among its answers: prompt and settings, and what has come of it.
 
     `output` are the token ids so far, without the end token, `log_probs` theirs where they are asked for;
-    `finish_reason` is None until it is stop, length, cancelled or error. `arrived` and `token_times` are seconds of
-    `time.monotonic`.
+    `finish_reason` is None until it is stop, length, timeout, cancelled or error. `arrived` and `token_times` are
+    seconds of `time.monotonic`.
     """
 
     def __init__(self, prompt, settings, on_progress=lambda generation: None, terms=NO_TERMS, place=0, grammar=None):
         super().__init__(prompt, terms)
         self.settings, self.on_progress = settings, on_progress
         self.place, self.grammar = place, grammar
-        self.output, self.log_probs, self.token_times = [], [], []
+        self.log_probs, self.token_times = [], []
         self.finish_reason = None
         self.arrived = time.monotonic()
-        self.limit = self.sampler = None
+        self.sampler = None
+
+    def is_late(self, now):
+        """Whether the time is over that its terms give it, or that they give it to start."""
+        waited_us, terms = (now - self.arrived) * 1e6, self.terms
+        return 0 < terms.timeout < waited_us or (0 < terms.queue_timeout < waited_us and not self.has_started)
 
 
 class Engine:
@@ -100,15 +106,20 @@ class Engine:
             self.step()
 
     def step(self):
-        """Let cancelled requests go, prefill a chunk's worth of prompts, decode one token of every running request."""
+        """Let cancelled and late requests go, prefill some of the prompts, decode one token of each running request."""
         self.steps += 1
         self._drop_cancelled()
-        budget = self.scheduler.chunk
-        while budget and (chunk := self._next_chunk(budget)):
+        self._drop_late()
+        begun = time.monotonic()
+        budget = left = self.scheduler.budget
+        while left and (chunk := self._next_chunk(left)):
             self._attempt([chunk.sequence], self._prefill, chunk)
-            budget -= chunk.stop - chunk.start
-        if running := list(self.scheduler.running):
+            left -= chunk.stop - chunk.start
+        prefilled = time.monotonic()
+        running = list(self.scheduler.running)
+        if running:
             self._attempt(running, self._decode, running)
+        self.scheduler.pace.stepped(budget - left, prefilled - begun, time.monotonic() - prefilled if running else 0.0)
 
     def _attempt(self, generations, work, *arguments):
         """Do `work`; when it fails, the requests it was for have failed, and the engine goes on."""
@@ -126,6 +137,13 @@ class Engine:
             if generation.finish_reason is None:
                 self._end(generation, "cancelled")
 
+    def _drop_late(self):
+        now = time.monotonic()
+        with self._changed:
+            late = [generation for generation in self.scheduler if generation.is_late(now)]
+        for generation in late:
+            self._end(generation, "timeout")
+
     def _next_chunk(self, budget):
         with self._changed:
             return self.scheduler.next_chunk(budget)
@@ -138,14 +156,22 @@ class Engine:
         with self._changed:
             moves = self.scheduler.prefilled(chunk)
         self._move(moves)
-        if chunk.is_last:
+        if chunk.is_last and not generation.output:
             self._accept(generation, generation.sampler.next(logits))
 
     def _decode(self, generations):
-        logits = self.decoder.decode(np.array([generation.output[-1] for generation in generations], np.int64))
+        """Append the next token of each answer to its row; where that was the last, the one that follows is sampled.
+
+        Who was interrupted has more tokens than its row.
+        """
+        tokens = [generation.output[generation.decoded] for generation in generations]
+        logits = self.decoder.decode(np.array(tokens, np.int64))
+        with self._changed:
+            self.scheduler.decoded()
         best = logits.argmax(axis=1).tolist()
         for generation, row, token in zip(generations, logits, best, strict=True):
-            self._attempt([generation], self._sample, generation, row, token)
+            if generation.decoded == len(generation.output):
+                self._attempt([generation], self._sample, generation, row, token)
 
     def _sample(self, generation, logits, best):
         self._accept(generation, best if generation.sampler.is_plain else generation.sampler.next(logits))
@@ -173,6 +199,8 @@ class Engine:
             moves = self.scheduler.remove(generation, is_broken=reason == "error")
         self._move(moves)
         generation.finish_reason = reason
+        if reason in ("stop", "length"):
+            self.scheduler.pace.ended(len(generation.output), generation.limit)
         self._on_end(generation)
         generation.on_progress(generation)
 

@@ -5,6 +5,7 @@
     tritonyard_requests_running, _waiting    gauges
     tritonyard_slots_used                    gauge: running requests and the one in prefill
     tritonyard_engine_steps                  counter
+    tritonyard_preemptions                   counter: how often a request gave its slot up to a better priority level
     tritonyard_input_tokens                  counter
     tritonyard_cached_tokens                 counter: input tokens that a slot still had, and that were not computed
     tritonyard_output_tokens                 counter by finish_reason: those of cancelled requests were for nothing
@@ -23,7 +24,7 @@ import triton_python_backend_utils as pb_utils
 
 FIRST_TOKEN_BUCKETS = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]
 INTER_TOKEN_BUCKETS = [0.0025, 0.005, 0.01, 0.015, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0]
-FINISH_REASONS = ("stop", "length", "cancelled", "error")
+FINISH_REASONS = ("stop", "length", "timeout", "cancelled", "error")
 # How often the gauges follow the scheduler, and the steps are counted.
 GAUGE_S = 0.25
 
@@ -40,7 +41,8 @@ class Metrics:
         self._between = self._metric("inter_token_seconds", kinds.HISTOGRAM, buckets=INTER_TOKEN_BUCKETS)
         self._gauges = {name: self._metric(name, kinds.GAUGE) for name in self._now()}
         self._shown = dict.fromkeys(self._gauges, 0)
-        self._steps, self._counted = self._metric("engine_steps", kinds.COUNTER), 0
+        self._counters = {name: self._metric(name, kinds.COUNTER) for name in self._so_far()}
+        self._counted = dict.fromkeys(self._counters, 0)
         self._in = self._metric("input_tokens", kinds.COUNTER)
         self._cached = self._metric("cached_tokens", kinds.COUNTER)
         self._out = self._by_reason("output_tokens")
@@ -56,7 +58,7 @@ class Metrics:
         """Stop the thread and let go of the metrics, each before its family."""
         self._ended.put(None)
         self._thread.join()
-        del self._first, self._between, self._gauges, self._steps, self._in, self._cached, self._out, self._finished
+        del self._first, self._between, self._gauges, self._counters, self._in, self._cached, self._out, self._finished
         del self._families
 
     def _run(self):
@@ -91,11 +93,14 @@ class Metrics:
             "slots_used": scheduler.slots_used,
         }
 
+    def _so_far(self):
+        return {"engine_steps": self._engine.steps, "preemptions": self._engine.scheduler.preemptions}
+
     def _follow(self):
-        steps = self._engine.steps
-        if steps > self._counted:
-            self._steps.increment(steps - self._counted)
-            self._counted = steps
+        for name, total in self._so_far().items():
+            if total > self._counted[name]:
+                self._counters[name].increment(total - self._counted[name])
+                self._counted[name] = total
         for name, value in self._now().items():
             if value != self._shown[name]:
                 self._gauges[name].set(value)

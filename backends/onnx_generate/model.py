@@ -10,8 +10,8 @@ decoding alone. Model parameters:
     max_queue_size   requests that may wait for a slot; one more is refused with UNAVAILABLE
     provider         cpu (default), or cuda: the first GPU that the process sees, through onnxruntime-gpu
 
-A request with `stop` set ends the one that has the same `stream_context`. Of a request's own parameters `cache_salt` is
-taken (`terms.py`).
+A request with `stop` set ends the one that has the same `stream_context`. How a request is scheduled is told by its
+Triton parameters (`terms.py`).
 """
 
 import json
@@ -126,7 +126,8 @@ class TritonPythonModel:
     def _generations(self, request):
         ids = _input(request, "input_ids")
         prompt, settings = [] if ids is None else ids.ravel().tolist(), _settings(request)
-        terms, count = read_terms(request.parameters()), _answers(request, settings, self.engine.decoder.slots)
+        terms = read_terms(request.parameters(), request.timeout())
+        count = _answers(request, settings, self.engine.decoder.slots)
         return [
             Generation(prompt, settings, terms=terms, place=place, grammar=self._grammar(settings))
             for place in range(count)

@@ -1,43 +1,55 @@
 """Who runs when: a bounded queue, and rows that requests join and leave between any two steps. No numpy, no clock.
 
 Rows 0..n-1 run: each decodes one token a step. At most one request is in mid prefill, in a row behind them. A row that
-leaves changes places with the last one, so that running rows stay the first ones.
+leaves changes places with the last one, so that running rows stay the first ones; what it had of its prompt stays there
+(`rows.py`).
 
-Rows that do not run keep the prompts that were computed in them until they are needed. A new prompt takes the longest
-prefix that any row has, a running one too: the row itself where nothing else would be lost, otherwise a copy of it, in
-the row that is missed least. Two of its tokens at least are computed. No hit is too short to pay: on two cores a copy
-takes 0.1 ms and 8 µs a token, computing 1 ms a token (SmolLM2-135M, int8).
-
-Prompts are prefilled in order of arrival and in chunks: a step carries at most `chunk` prompt tokens, of as many
+Prompts are prefilled in the order of `waiting.py` and in chunks: a step carries so many prompt tokens, of as many
 prompts as fit, so a long prompt delays running requests by one chunk a step and no more. Where a prompt is cut makes no
 difference to its tokens, bit for bit, but for a chunk of one: that goes through the kernels of decoding (as does the
 last token of 129, 257, ...), and with int8 weights the last bits decide near-ties. So no chunk has one token, but of a
-prompt of one; and what decoding computed, an answer, is not kept for the prompt that repeats it.
+prompt of one.
+
+A request of a better priority level takes the place of the one in mid prefill, and where no row is free that of the
+running one that is of the worst level, and among these has the shortest answer. That one waits again, before all of its
+level and tenant; then its prompt is prefilled, and its answer decoded again, token by token as before, which gives the
+same bits. Who started because it was its turn is not interrupted, nobody is more than MOST_PREEMPTIONS times: so
+everyone comes to an end.
 """
 
-from collections import deque
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
-from prefix_tree import PrefixTree
+from pace import Pace
+from rows import Rows
+from shares import Shares
 from terms import NO_TERMS, Terms
+from waiting import Waiting
+
+# How often one request may be interrupted.
+MOST_PREEMPTIONS = 3
 
 
 class QueueFull(Exception):
-    """The queue holds as many requests as it may; the message says how many."""
+    """The queue holds as many requests as it may, or longer ones than the caller can wait for; the message says so."""
 
 
 @dataclass(eq=False)
 class Sequence:
-    """One request as the scheduler sees it: its prompt (token ids), how much of it is done, and its row.
+    """One request as the scheduler sees it: prompt, answer so far (token ids), and how much of both its row has.
 
-    `cached` is how many of its tokens a row still had.
+    `limit` is the most tokens that the answer may have, `cached` how many prompt tokens a row still had, `preempted`
+    how often it was interrupted.
     """
 
     prompt: list
     terms: Terms = NO_TERMS
+    limit: int = 1
+    output: list = field(default_factory=list, init=False)
     prefilled: int = field(default=0, init=False)
+    decoded: int = field(default=0, init=False)
     cached: int = field(default=0, init=False)
+    preempted: int = field(default=0, init=False)
+    has_turn: bool = field(default=False, init=False)
     row: int | None = field(default=None, init=False)
 
     @property
@@ -45,20 +57,15 @@ class Sequence:
         """How many tokens the prompt has."""
         return len(self.prompt)
 
+    @property
+    def has_started(self):
+        """Whether it has a row, or had one."""
+        return self.row is not None or self.preempted > 0
 
-class Copy(NamedTuple):
-    """Make the first `length` tokens of row `source` all that row `target` holds. Both may be the same."""
-
-    source: int
-    target: int
-    length: int
-
-
-class Swap(NamedTuple):
-    """Exchange what two rows hold."""
-
-    first: int
-    second: int
+    def yields_to(self, other):
+        """Whether `other` may have its row."""
+        is_worse = self.terms.priority_level > other.terms.priority_level
+        return is_worse and not self.has_turn and self.preempted < MOST_PREEMPTIONS
 
 
 @dataclass(frozen=True)
@@ -68,133 +75,165 @@ class Chunk:
     sequence: Sequence
     start: int
     stop: int
-    moves: tuple[Copy | Swap, ...] = ()
+    moves: tuple = ()
 
     @property
     def is_last(self):
-        """Whether the prompt ends here: its first token can be sampled."""
+        """Whether the prompt ends here: the next token can be sampled."""
         return self.stop == self.sequence.prompt_length
 
 
 class Scheduler:
-    """Rows and queue of one engine with `slots` rows; `chunk` is at least 3."""
+    """Rows and queue of one engine with `slots` rows; `chunk`, at least 3, is the most prompt tokens of a step."""
 
     def __init__(self, slots, max_queue_size, chunk):
-        self.slots, self.max_queue_size, self.chunk = slots, max_queue_size, chunk
-        self.waiting = deque()
+        self.slots, self.max_queue_size = slots, max_queue_size
+        self.pace = Pace(chunk)
+        self._shares = Shares()
+        self.waiting = Waiting(self._shares)
         self.prefilling = None
         self.running = []
-        self._kept = PrefixTree()  # every row's prompt, behind its salt
+        self.preemptions = 0
+        self._rows = Rows(slots)
+
+    def __iter__(self):
+        """Give every request that is here."""
+        yield from self.waiting
+        yield from self._taken
+
+    @property
+    def _taken(self):
+        return [*self.running, *([self.prefilling] if self.prefilling else [])]
 
     @property
     def slots_used(self):
         """How many rows are taken."""
-        return len(self.running) + (self.prefilling is not None)
+        return len(self._taken)
 
     @property
     def is_idle(self):
         """Whether a step would do nothing."""
         return not (self.waiting or self.prefilling or self.running)
 
+    @property
+    def budget(self):
+        """How many prompt tokens the next step may carry: as many as it can where no fewer start than run."""
+        starting = bool(self.prefilling) + min(len(self.waiting), self.slots - self.slots_used)
+        return self.pace.budget(is_free=starting >= len(self.running))
+
     def submit(self, sequence):
-        """Put `sequence` in the queue; raise QueueFull. A request for which a row is free does not count as queued."""
+        """Put `sequence` in the queue; a request for which a row is free does not count as queued.
+
+        Raises QueueFull: it cannot be queued, or would not start before its terms say that it must.
+        """
         if len(self.waiting) >= self.max_queue_size + self.slots - self.slots_used:
             raise QueueFull(
                 f"the queue is full: {self.max_queue_size} requests wait for {self.slots} slots; try again later"
             )
-        self.waiting.append(sequence)
+        within_s = sequence.terms.start_within_s
+        if within_s is not None and (start_s := self._start_s(sequence)) is not None and start_s > within_s:
+            raise QueueFull(
+                f"the queue is full for longer than the request may wait: it would start in about {start_s:.1f} s, "
+                f"later than the {within_s:g} s that its timeout allows; try again later, or allow more"
+            )
+        self._shares.enter(sequence.terms.tenant)
+        self.waiting.add(sequence)
 
     def next_chunk(self, budget):
         """Return the next Chunk of at most `budget` tokens, None when no prompt waits for which there is room."""
-        sequence, moves = self.prefilling, ()
-        if sequence is None:
-            if not self.waiting or self.slots_used == self.slots:
-                return None
-            sequence = self.waiting[0]
-            matched, rows = self._kept.match(_kept_of(sequence, sequence.prompt_length))
-            sequence.prefilled = max(0, min(matched - 1, sequence.prompt_length - 2))
-        left = sequence.prompt_length - sequence.prefilled
-        size = min(left, budget)
-        size -= left - size == 1  # two for the last chunk
-        if size < min(left, 2):
-            return None  # the next step has room for more
-        if sequence is not self.prefilling:
-            self.prefilling = self.waiting.popleft()
-            moves = self._take_row(sequence, matched, rows)
-        return Chunk(sequence, sequence.prefilled, sequence.prefilled + size, moves)
+        best = self.waiting.best()
+        if best and self.prefilling and self.prefilling.yields_to(best):
+            self._preempt(self.prefilling)
+        moves = []
+        if not self.prefilling:
+            sequence, victim = self._candidate()
+            if not (sequence and _size(sequence.prompt_length - self._rows.match(sequence), budget)):
+                return None  # the next step has room for more
+            moves = (self._preempt(victim) if victim else []) + self._start(sequence)
+        sequence = self.prefilling
+        size = _size(sequence.prompt_length - sequence.prefilled, budget)
+        return Chunk(sequence, sequence.prefilled, sequence.prefilled + size, tuple(moves)) if size else None
 
     def prefilled(self, chunk):
         """Note that `chunk` was computed; return the moves that its sequence needs to join the running rows."""
         sequence = chunk.sequence
         sequence.prefilled = chunk.stop
+        self._shares.charge(sequence.terms.tenant, chunk.stop - chunk.start)
         if not chunk.is_last:
-            return ()
+            return []
         self.prefilling = None
-        self._keep(sequence)
+        self._rows.keep(sequence)
         self.running.append(sequence)
-        return self._place(sequence, len(self.running) - 1)
+        return self._rows.place(sequence, len(self.running) - 1)
+
+    def decoded(self):
+        """Note that every running request has one token more in its row."""
+        for sequence in self.running:
+            sequence.decoded += 1
+            self._shares.charge(sequence.terms.tenant, 1)
 
     def remove(self, sequence, is_broken=False):
         """Take `sequence` out, wherever it is; return the moves that close the gap it leaves.
 
         Its prompt stays in its row until the row is needed, unless it `is_broken`.
         """
+        self._shares.leave(sequence.terms.tenant)
         if sequence.row is None:
             self.waiting.remove(sequence)
-            return ()
-        if sequence is self.prefilling:
-            self.prefilling = None
-            self._keep(sequence)
-            moves = ()
-        else:
-            moves = self._leave(sequence)
+            return []
+        moves = self._vacate(sequence)
         if is_broken:
-            self._kept.drop(sequence.row)
+            self._rows.forget(sequence.row)
         return moves
 
-    def _leave(self, sequence):
-        """Take a running sequence's row from it; the row goes behind those that run, with its prompt and no answer."""
-        row, last = sequence.row, self.running.pop()
-        self._kept.touch(row)
-        moves = (Copy(row, row, sequence.prompt_length),)
-        if last is sequence:
-            return moves
-        self.running[row] = last
-        sequence.row = last.row
-        return moves + self._place(last, row)
+    def _candidate(self):
+        """Return who is next to start, None when nobody can; and the running request that gives its row up for it."""
+        if self.slots_used < self.slots:
+            return self.waiting.next(), None
+        best = self.waiting.best()
+        yielding = [each for each in self.running if best and each.yields_to(best)]
+        if not yielding:
+            return None, None
+        return best, max(yielding, key=lambda each: (each.terms.priority_level, -len(each.output)))
 
-    def _take_row(self, sequence, matched, rows):
-        """Give `sequence` the first row that does not run; return the moves that bring what `rows` have of it there."""
-        target, cached = len(self.running), sequence.prefilled
-        free = range(target, self.slots)
-        # A row that has nothing else would be a double of the new one.
-        whole = [row for row in rows if row in free and self._kept.length(row) == matched]
-        taken = whole[0] if whole else self._kept.least(free)
-        source = taken if taken in rows or not rows else rows[0]
-        moves = [Copy(taken, taken, cached if source == taken else 0)]
-        self._kept.drop(taken)
-        sequence.row, sequence.cached = taken, cached
-        moves += self._place(sequence, target)
-        source = {taken: target, target: taken}.get(source, source)
-        if source != target:
-            moves.append(Copy(source, target, cached))
-        return tuple(moves)
+    def _start(self, sequence):
+        sequence.has_turn = self.waiting.start(sequence)
+        self.prefilling = sequence
+        sequence.prefilled, sequence.decoded = self._rows.match(sequence), 0
+        if not sequence.preempted:
+            sequence.cached = sequence.prefilled
+        return self._rows.take(sequence, len(self.running))
 
-    def _keep(self, sequence):
-        """Remember what the row of `sequence` has of its prompt. One token alone is computed as decoding does it."""
-        if sequence.prefilled > 1:
-            self._kept.hold(sequence.row, _kept_of(sequence, sequence.prefilled))
+    def _preempt(self, sequence):
+        moves = self._vacate(sequence)
+        sequence.row = None
+        sequence.preempted += 1
+        self.preemptions += 1
+        self.waiting.add(sequence, is_first=True)
+        return moves
 
-    def _place(self, sequence, row):
-        """Move `sequence` to `row`, and what that holds to the row that it leaves."""
-        if sequence.row == row:
-            return ()
-        move = Swap(sequence.row, row)
-        self._kept.swap(*move)
-        sequence.row = row
-        return (move,)
+    def _vacate(self, sequence):
+        """Take the row of `sequence` from it; it lies behind those that run then."""
+        if sequence is self.prefilling:
+            self.prefilling = None
+            self._rows.keep(sequence)
+            return []
+        last = self.running.pop()
+        if last is not sequence:
+            self.running[sequence.row] = last
+        return self._rows.leave(sequence, last)
+
+    def _start_s(self, sequence):
+        """Return in how many seconds `sequence` would start, None when too little was measured to tell."""
+        level = sequence.terms.priority_level
+        ahead = [(each.prompt_length, each.limit) for each in self.waiting if each.terms.priority_level <= level]
+        left = [(len(each.output), each.limit) for each in self._taken if not each.yields_to(sequence)]
+        left += [(0, 0)] * (self.slots - len(left))
+        return self.pace.start_s(left, ahead, self.budget)
 
 
-def _kept_of(sequence, length):
-    """Return what the tree knows the first `length` tokens of the prompt by."""
-    return [sequence.terms.cache_salt, *sequence.prompt[:length]]
+def _size(left, budget):
+    """Return how many of the `left` tokens of a prompt a step with room for `budget` carries; two stay for the last."""
+    size = min(left, budget)
+    size -= left - size == 1
+    return size if size >= min(left, 2) else 0
