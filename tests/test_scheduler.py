@@ -292,7 +292,9 @@ def rounds(played: Played, answers: dict[Sequence, int]) -> None:
 
 def test_a_better_level_takes_the_row_of_the_shortest_of_the_worst_and_it_goes_on_where_it_was() -> None:
     played = Played(slots=3)
-    long, short, middle = (played.submit([number] * 4, priority_level=level) for number, level in ((1, 6), (2, 6), (3, 4)))
+    long, short, middle = (
+        played.submit([number] * 4, priority_level=level) for number, level in ((1, 6), (2, 6), (3, 4))
+    )
     played.step()  # the middle level comes first
     played.remove(middle)
     for _ in range(2):

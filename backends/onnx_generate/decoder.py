@@ -6,6 +6,10 @@ tokens, maybe `position_ids` [B, S]; `past_key_values.N.key|value` FP32 or FP16 
 the very memory of `present.N.*`, so that nothing is copied; `logits` FP32 or FP16 [B, 1, V] of each row's last token.
 Caches lie where the graph runs; ids and logits, which Python works on, are always in this process' memory.
 
+Where an engine has a second graph, prefill.onnx, prompts go through it, however long they are: equal at its edges, over
+the same caches, and faster where many tokens come at once. It multiplies 8-bit integers, which overflow, and are no
+faster, on a CPU without VNNI: there prompts go through the first graph.
+
 A row is a slot. The graph takes rows 0..n-1 of each buffer as they lie, so the rows that decode must be the first ones.
 """
 
@@ -44,6 +48,11 @@ def open_session(file, threads, provider="cpu"):
     return session
 
 
+def has_vnni():
+    """Whether this CPU multiplies unsigned by signed 8-bit integers without overflow, as /proc/cpuinfo tells."""
+    return not {"avx512_vnni", "avx_vnni"}.isdisjoint(Path("/proc/cpuinfo").read_text().split())
+
+
 class Decoder:
     """`slots` rows of at most `length` tokens over the engine in `folder`, on `provider`: cpu, or cuda's first GPU.
 
@@ -56,6 +65,9 @@ class Decoder:
         facts = json.loads((Path(folder) / "decoder.json").read_text())
         self.end_ids, self.vocabulary = tuple(facts["end_ids"]), facts["vocab_size"]
         self._session = open_session(Path(folder) / "model.onnx", threads, provider)
+        prefill = Path(folder) / "prefill.onnx"
+        has_prefill = prefill.exists() and has_vnni()
+        self._prefill = open_session(prefill, threads, provider) if has_prefill else self._session
         cache = HostCache if provider == "cpu" else partial(DeviceCache, cuda=CudaRuntime())
         inputs = {each.name: each for each in self._session.get_inputs()}
         outputs = {each.name: each.type for each in self._session.get_outputs()}
@@ -74,11 +86,11 @@ class Decoder:
 
         The logits may be a view that the next call overwrites.
         """
-        return self._run(0, tokens[:, None])
+        return self._run(self._session, 0, tokens[:, None])
 
     def prefill(self, row, tokens):
         """Append `tokens` INT64 [s] to `row`; return the logits FP32 [V] of the last one, a view as above."""
-        return self._run(row, tokens[None, :])[0]
+        return self._run(self._prefill, row, tokens[None, :])[0]
 
     def copy(self, source, target, length):
         """Make the first `length` tokens of row `source` all that row `target` holds; both may be the same."""
@@ -99,7 +111,7 @@ class Decoder:
             cache.swap(first, second, lengths)
         self.lengths[[second, first]] = lengths
 
-    def _run(self, first, tokens):
+    def _run(self, session, first, tokens):
         """Append `tokens` INT64 [n, s] to the rows from `first` on; return the logits of each row's last token."""
         rows, width = tokens.shape
         end = first + rows
@@ -111,24 +123,25 @@ class Decoder:
         }
         if self._wants_positions:
             feeds["position_ids"] = before + np.arange(width)
-        binding = self._binding(first, end)
+        binding = self._binding(session, first, end)
         for name, value in feeds.items():
             value = np.ascontiguousarray(value)
             feeds[name] = value  # the binding holds a bare address
             binding.bind_input(name, "cpu", 0, np.int64, value.shape, value.ctypes.data)
-        self._session.run_with_iobinding(binding)
+        session.run_with_iobinding(binding)
         lengths += width
         return self._logits[first:end, 0].astype(np.float32, copy=False)
 
-    def _binding(self, first, end):
-        """The KV rows first..end-1 and their logits, bound once."""
-        if (first, end) not in self._bindings:
-            binding = self._session.io_binding()
+    def _binding(self, session, first, end):
+        """The KV rows first..end-1 and their logits, bound to `session` once."""
+        key = session, first, end
+        if key not in self._bindings:
+            binding = session.io_binding()
             for name, cache in self._kv.items():
                 rows = cache.at(first, end)
                 binding.bind_input(name, *rows)
                 binding.bind_output(name.replace("past_key_values", "present"), *rows)
             logits = self._logits[first:end]
             binding.bind_output("logits", "cpu", 0, logits.dtype.type, logits.shape, logits.ctypes.data)
-            self._bindings[first, end] = binding
-        return self._bindings[first, end]
+            self._bindings[key] = binding
+        return self._bindings[key]

@@ -9,8 +9,6 @@ from pathlib import Path
 from pipeline.engines import Engines
 from pipeline.fidelity import Fidelity
 from pipeline.greedy import GreedyDecoder
-from pipeline.onnx_decoder import DATA
-from pipeline.onnx_encoder import MODEL
 from pipeline.recipe import GENERATE_PRECISIONS, GenerateRecipe
 from pipeline.store import Report
 from pipeline.timing import median_seconds
@@ -42,7 +40,7 @@ def compare_decoders(engines: Engines, recipe: GenerateRecipe, report: Report) -
         return [
             DecoderRow(
                 precision=plan.label,
-                bytes=sum((folder / name).stat().st_size for name in (MODEL, DATA)),
+                bytes=sum(file.stat().st_size for file in folder.glob("*.onnx*")),
                 fidelity=Fidelity(**facts["fidelity"]),
                 misses=plan.misses(facts),
                 tokens_per_second=round(speed, 1),

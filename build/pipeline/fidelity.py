@@ -5,7 +5,7 @@ teacher-forced: one wrong token does not make the rest of an answer wrong.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -133,28 +133,22 @@ def _until_end(ids: list[int], end_ids: Sequence[int]) -> list[int]:
 def measure(
     reference: "PreTrainedModel", folder: Path, engine: Path, known: Sequence[Answer], context: int
 ) -> Fidelity:
-    """Run reference and engine over the shipped prose and over the `known` answers."""
+    """Run reference and engine over the shipped prose and over the `known` answers, each as it would be served.
+
+    Prose is prompts, all through the engine's prefill graph if it has one; an answer is decoded behind its prompt.
+    """
     tokenizer = load_tokenizer(folder)
     longest = min(PASSAGE_TOKENS, context)
     prose = [tokenizer(text).input_ids[:longest] for text in read_lines(PROSE)]
-    # A row's predictions count as perplexity from the first token, as agreement from the answer's first.
-    rows = [(ids, 0) for ids in prose] + [(each.prompt + each.answer, len(each.prompt)) for each in known]
-    decoder = GreedyDecoder(engine, ROWS, max(len(ids) for ids, _ in rows))
     losses: list[tuple[float, float]] = []
     hits: list[bool] = []
     worst = 0.0
-    rows.sort(key=lambda row: len(row[0]))  # rows of one group end together
-    for group in (rows[start : start + ROWS] for start in range(0, len(rows), ROWS)):
-        wanted = [_logits(reference, ids) for ids, _ in group]
-        for position, logits in enumerate(decoder.teacher_forced([ids for ids, _ in group])):
-            for (ids, start), want, have in zip(group, wanted, logits, strict=False):
-                if position >= len(ids) - 1:
-                    continue
-                worst = max(worst, float(abs(want[position] - have).max()))
-                if not start:
-                    losses.append((_loss(have, ids[position + 1]), _loss(want[position], ids[position + 1])))
-                elif position >= start - 1:
-                    hits.append(bool(want[position].argmax() == have.argmax()))
+    for token, want, have in _prose(reference, engine, prose):
+        worst = max(worst, float(abs(want - have).max()))
+        losses.append((_loss(have, token), _loss(want, token)))
+    for want, have in _answered(reference, engine, known):
+        worst = max(worst, float(abs(want - have).max()))
+        hits.append(bool(want.argmax() == have.argmax()))
     engine_loss, reference_loss = (sum(column) / len(losses) for column in zip(*losses, strict=True))
     return Fidelity(
         prose_tokens=len(losses),
@@ -164,6 +158,33 @@ def measure(
         greedy_agreement=sum(hits) / len(hits),
         max_logit_difference=worst,
     )
+
+
+def _prose(reference: "PreTrainedModel", engine: Path, texts: Sequence[list[int]]) -> Iterator[tuple[int, Any, Any]]:
+    """Of each position of each text: the next token, and before it the reference's logits [V] and the engine's."""
+    decoder = GreedyDecoder(engine, ROWS, max(map(len, texts)))
+    ordered = sorted(texts, key=len)  # rows of one group end together
+    for group in (ordered[start : start + ROWS] for start in range(0, len(ordered), ROWS)):
+        wanted = [_logits(reference, ids) for ids in group]
+        for position, logits in enumerate(decoder.teacher_forced(group, prompt=True)):
+            for ids, want, have in zip(group, wanted, logits, strict=False):
+                if position < len(ids) - 1:
+                    yield ids[position + 1], want[position], have
+
+
+def _answered(reference: "PreTrainedModel", engine: Path, known: Sequence[Answer]) -> Iterator[tuple[Any, Any]]:
+    """Of each token of each answer: the reference's logits [V] before it, and the engine's."""
+    import numpy as np
+
+    decoder = GreedyDecoder(engine, 1, max(len(each.prompt) + len(each.answer) for each in known))
+    for each in known:
+        start = len(each.prompt)
+        ids = np.array([each.prompt + each.answer])
+        wanted = _logits(reference, ids[0].tolist())[start - 1 :]
+        yield wanted[0], decoder.feed(ids[:, :start], 0, prompt=True)[0]
+        for offset in range(1, len(each.answer)):
+            position = start + offset - 1
+            yield wanted[offset], decoder.feed(ids[:, position : position + 1], position, prompt=False)[0]
 
 
 def _logits(reference: "PreTrainedModel", ids: list[int]) -> Any:

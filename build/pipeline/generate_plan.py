@@ -11,7 +11,7 @@ from pipeline.checkpoint import CheckpointError, require_whole
 from pipeline.decoder import Decoder, read_decoder
 from pipeline.fidelity import Fidelity
 from pipeline.fingerprint import FileDigests, tool_versions
-from pipeline.onnx_decoder import CHAT, DATA, DECODER
+from pipeline.onnx_decoder import CHAT, DECODER
 from pipeline.onnx_encoder import MODEL, TOKENIZER
 from pipeline.recipe import GeneratePrecision, GenerateRecipe, Profile
 from pipeline.store import Report, Step, Store
@@ -21,13 +21,21 @@ STEP = "onnx_decoder"
 PROVIDERS: Mapping[Profile, Provider] = {"cpu": "cpu", "gpu": "cuda"}
 FILES = {
     "tokenizer": [TOKENIZER, CHAT],
-    "onnx_generate": [MODEL, DATA, DECODER, TOKENIZER],
+    "onnx_generate": ["*.onnx*", DECODER, TOKENIZER],
     "detokenizer": [TOKENIZER],
 }
 # The golden request must be no accident.
 MIN_GOLDEN_TOKENS = 4
 # What the steps' results depend on besides their inputs: their own code and the shipped texts.
-SOURCES = ("onnx_decoder.py", "greedy.py", "fidelity.py", "texts/prose.txt", "texts/prompts.txt")
+SOURCES = (
+    "onnx_decoder.py",
+    "prefill_graph.py",
+    "rotation.py",
+    "greedy.py",
+    "fidelity.py",
+    "texts/prose.txt",
+    "texts/prompts.txt",
+)
 
 
 @dataclass(frozen=True)
