@@ -21,7 +21,7 @@ SECTIONS = {
     "Clients": ("Client", "AsyncClient"),
     "Settings": ("Options", "Retry", "Tls"),
     "Decisions": ("Event",),
-    "Answers": ("Generation", "Stream", "AsyncStream", "Delta", "Usage", "Timing"),
+    "Answers": ("Generation", "Choice", "Stream", "AsyncStream", "Delta", "LogProb", "Usage", "Timing"),
     "Errors": (
         "TritonyardError",
         "InvalidRequest",

@@ -67,3 +67,36 @@ def by_all_and_streamed(four, ask):
     return {
         f"{name} {how.__name__}": outcome(how, client) for name, client in four.items() for how in (whole, streamed)
     }
+
+
+def choices_by_all_and_streamed(four, ask):
+    """The answers of a generation by each client, streamed and not: of each its text, finish reason and log probs."""
+
+    def whole(client):
+        return [
+            _told(each.text, each.finish_reason, each.log_probs, each.cum_log_prob)
+            for each in ask(client, False).choices
+        ]
+
+    def streamed(client):
+        grown = {}
+        for delta in ask(client, True):
+            grown.setdefault(delta.index, []).append(delta)
+        return [_joined(grown[index]) for index in range(len(grown))]
+
+    return {
+        f"{name} {how.__name__}": outcome(how, client) for name, client in four.items() for how in (whole, streamed)
+    }
+
+
+def _joined(deltas):
+    text, last = "".join(delta.text for delta in deltas), deltas[-1].finish_reason
+    known = [delta for delta in deltas if delta.log_probs is not None]
+    log_probs = tuple(each for delta in known for each in delta.log_probs) if known else None
+    return _told(text, last, log_probs, known[-1].cum_log_prob if known else None)
+
+
+def _told(text, reason, log_probs, cum_log_prob):
+    if log_probs is not None:
+        assert abs(cum_log_prob - sum(each.log_prob for each in log_probs)) < 1e-3
+    return text, reason, log_probs

@@ -25,6 +25,11 @@ RUNS = {
         r"0\.\d\d  (How|I f).*\n0\.\d\d  (How|I f).*\n-?0\.\d\d  .*\n",
     ),
     "chat": ([], "Say yes.\nAnd no?\n", r"(> \S.*\n\[\d+ tokens; (stop|length)\]\n){2}> "),
+    "guided": (
+        ["Ann, 34, lives in Leeds."],
+        "",
+        r"name: '.{0,20}'\nage: \d+\ntown: '(Leeds|Lyon|Lima|elsewhere)'\nleast sure of '.+'\n",
+    ),
     "many_streams": (
         ["What is rain?", "What is iron?"],
         "",

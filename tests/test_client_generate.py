@@ -12,7 +12,6 @@ from fake_kserve import Fault, said
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ensembles import generate as ensemble
 from tritonyard import (
     AsyncClient,
     Client,
@@ -22,8 +21,8 @@ from tritonyard import (
     ServerOverloaded,
     ServerUnavailable,
 )
-from tritonyard._generation import DATATYPES, Options, chatting, prompting
 from tritonyard._http_codec import Body
+from tritonyard._options import Options, chatting, prompting
 from tritonyard._transport import Refused, tensor
 
 # --- what comes back
@@ -89,17 +88,6 @@ def test_messages_travel_as_json(client, fake):
     client.chat([{"role": "system", "content": 'be "brief"'}, {"role": "user", "content": "é\n"}])
     text = '[{"role": "system", "content": "be \\"brief\\""}, {"role": "user", "content": "é\\n"}]'
     assert fake.generations == [{"messages": [text]}]
-
-
-def test_inputs_are_those_of_the_ensemble():
-    spec = ensemble.GenerateSpec("m", max_tokens=9, max_text_bytes=9, slots=1, max_queue_size=1)
-    known = {each.name: each.dtype for each in ensemble.generate_ensemble(spec).inputs}
-    settings = {name: dtype for name, (_, dtype) in ensemble.SAMPLING.items()}
-    assert settings.keys() - DATATYPES.keys() == {"end_id", "pad_id"}
-    options = {"stop": ["a"], **dict.fromkeys(DATATYPES, 1)}
-    for call in (prompting("m", "a", True, options), chatting("m", [], True, options)):
-        for name, (dtype, _) in call.inputs.items():
-            assert known[name] == dtype, name
 
 
 @pytest.mark.parametrize("method", [Client.generate, Client.chat, AsyncClient.generate, AsyncClient.chat])

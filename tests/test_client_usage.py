@@ -9,7 +9,7 @@ import pytest
 from fake_kserve import said
 
 from tritonyard import AsyncClient, Client, Delta, Generation, Timing, Usage
-from tritonyard._stream import Growth
+from tritonyard._growth import Growth
 
 PAUSE_S = 0.02
 
@@ -45,7 +45,7 @@ def told(stream):
 )
 def test_timing_is_of_what_the_caller_saw(monkeypatch, deltas, timing):
     ticks = iter([100.0, *(100.0 + seconds for seconds, _, _ in deltas)])
-    monkeypatch.setattr("tritonyard._stream.time", SimpleNamespace(monotonic=lambda: next(ticks)))
+    monkeypatch.setattr("tritonyard._growth.time", SimpleNamespace(monotonic=lambda: next(ticks)))
     growth = Growth()
     growth._begin()
     for _, text, count in deltas:

@@ -28,8 +28,9 @@ from tritonyard._errors import (
     TritonyardError,
 )
 from tritonyard._event import Event
-from tritonyard._generation import Delta, Generation, Options, Timing, Usage
+from tritonyard._generation import Choice, Delta, Generation, LogProb, Timing, Usage
 from tritonyard._mock import MockTransport
+from tritonyard._options import Options
 from tritonyard._retry import Retry
 from tritonyard._stream import AsyncStream, Stream
 from tritonyard._transport import Generate, GetConfig, Infer, ModelConfig, Probe, TensorConfig
@@ -38,6 +39,7 @@ __all__ = [
     "AccessDenied",
     "AsyncClient",
     "AsyncStream",
+    "Choice",
     "Client",
     "ClientClosed",
     "DeadlineExceeded",
@@ -48,6 +50,7 @@ __all__ = [
     "GetConfig",
     "Infer",
     "InvalidRequest",
+    "LogProb",
     "MockTransport",
     "ModelConfig",
     "ModelNotFound",

@@ -13,12 +13,14 @@ from tritonyard._datatype import Array
 from tritonyard._driver import async_carried_out
 from tritonyard._errors import TritonyardError
 from tritonyard._flows import Embeddings, Flow, Result, embedding, probing
-from tritonyard._generation import Generation, Options, chatting, prompting, spelled_out
+from tritonyard._generation import Generation
+from tritonyard._growth import generation
 from tritonyard._infer import inferring, one_mapping
 from tritonyard._mock import MockTransport
+from tritonyard._options import Options, answers_of, chatting, prompting, spelled_out
 from tritonyard._policy import Send, Wait
 from tritonyard._shared_memory import PARTING_S, parting
-from tritonyard._stream import AsyncStream, generation
+from tritonyard._stream import AsyncStream
 from tritonyard._tracing import Operation
 from tritonyard._transport import AsyncTransport, Call, Generate, Parameter
 
@@ -145,7 +147,7 @@ class AsyncClient(BaseClient[AsyncTransport]):
         self, method: str, call: Generate, timeout: float | None
     ) -> Coroutine[Any, Any, Generation] | AsyncStream:
         operation = self._operation(method, call.model, timeout)
-        stream = AsyncStream(self._policy.attempts(call, operation), self._do, operation)
+        stream = AsyncStream(self._policy.attempts(call, operation), self._do, operation, answers_of(call))
         return stream if call.stream else _whole(stream)
 
     async def _run(self, flow: Flow[Result], operation: Operation) -> Result:

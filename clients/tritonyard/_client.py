@@ -13,12 +13,14 @@ from tritonyard._driver import carried_out
 from tritonyard._errors import TritonyardError
 from tritonyard._flight import Flight, headers_of
 from tritonyard._flows import Embeddings, Flow, Result, embedding, probing
-from tritonyard._generation import Generation, Options, chatting, prompting, spelled_out
+from tritonyard._generation import Generation
+from tritonyard._growth import generation
 from tritonyard._infer import inferring, one_mapping
 from tritonyard._mock import MockTransport
+from tritonyard._options import Options, answers_of, chatting, prompting, spelled_out
 from tritonyard._policy import Send, Wait
 from tritonyard._shared_memory import PARTING_S, parting
-from tritonyard._stream import Stream, generation
+from tritonyard._stream import Stream
 from tritonyard._tracing import Operation
 from tritonyard._transport import Call, Generate, Parameter, Transport
 
@@ -84,10 +86,12 @@ class Client(BaseClient[Transport]):
         """Return what the model writes after `prompt`; with `stream=True` an iterable of Delta, while it writes.
 
         `max_tokens` and `min_tokens` count new tokens; the answer ends before the first of the texts in `stop`.
-        Greedy unless `temperature`, `top_k` or `top_p` is given; `temperature=0` is greedy too. The same `seed`
-        gives the same answer. `idempotent` allows it to be written twice, where the connection breaks before the first
-        answer. `model` and `timeout` (seconds, from this call to the last token) replace the client's own. Options says
-        what the others do; what is None is left to the server.
+        Greedy unless `temperature`, `top_k`, `top_p` or `min_p` is given; `temperature=0` is greedy too. The same
+        `seed` gives the same answer. `json_schema`, `regex`, `grammar` or `json` is what the answer follows. `n` asks
+        for so many answers, the `choices` of what comes back; `log_probs` and `top_logprobs` for how likely their
+        tokens were. `idempotent` allows it to be written twice, where the connection breaks before the first answer.
+        `model` and `timeout` (seconds, from this call to the last token) replace the client's own. Options says what
+        the others do; what is None is left to the server. An option that the model lacks is refused by its name.
 
         Leaving the loop over a Stream cancels the request. Both also tell `usage` (tokens) and `timing` (seconds).
 
@@ -202,7 +206,7 @@ class Client(BaseClient[Transport]):
 
     def _answer(self, method: str, call: Generate, timeout: float | None) -> Generation | Stream:
         operation = self._operation(method, call.model, timeout)
-        stream = Stream(self._policy.attempts(call, operation), self._do, operation)
+        stream = Stream(self._policy.attempts(call, operation), self._do, operation, answers_of(call))
         if call.stream:
             return stream
         for _ in stream:

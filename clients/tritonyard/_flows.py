@@ -5,7 +5,6 @@ the method's result. It never waits and never touches a socket; how many calls a
 until when, is the driver's (`_client`).
 """
 
-import re
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
@@ -25,7 +24,7 @@ from tritonyard._errors import (
     TritonyardError,
 )
 from tritonyard._plan import cut, estimate
-from tritonyard._transport import Call, Generate, GetConfig, Infer, Input, ModelConfig, Parameter, Probe
+from tritonyard._transport import Call, GetConfig, Infer, Input, ModelConfig, Parameter, Probe
 
 Result = TypeVar("Result")
 Flow = Generator[Sequence[Call], list[Any], Result]
@@ -140,15 +139,3 @@ def check_embeds(config: ModelConfig, model: str) -> None:
             "name the ensemble, not one of its steps",
             model=model,
         )
-
-
-def callers_words(call: Call | Generate, words: str) -> str:
-    """Return the server's words with "text 3" of a request turned into its number in the caller's list."""
-    if not isinstance(call, Infer):
-        return words
-
-    def renumber(found: re.Match[str]) -> str:
-        row = int(found[1])
-        return f"text {call.rows[row]}" if row < len(call.rows) else found[0]
-
-    return re.sub(r"\btext (\d+)\b", renumber, words)

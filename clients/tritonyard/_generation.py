@@ -1,61 +1,28 @@
-"""What a generation is asked for and what comes back: settings -> Generate, an answer -> Delta. Pure.
+"""What comes back of a generation: answers of a server -> Delta, and what they add up to. Pure.
 
 The tensor names are those of TensorRT-LLM's ensemble (1.2.1, `all_models/inflight_batcher_llm`), and beyond them
-`messages` and `finish_reason`.
+`finish_reason` and `logprobs`.
 """
 
-import inspect
 import json
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, TypedDict, TypeVar, get_type_hints
+from typing import Any
 
-import numpy as np
-
-from tritonyard._errors import InvalidRequest
-from tritonyard._flows import utf8
-from tritonyard._transport import Answer, Generate, Refused, Values
-
-Method = TypeVar("Method")
-
-# A type, and the datatype in which Triton takes it.
-Int32 = Annotated[int | None, "INT32"]
-Uint64 = Annotated[int | None, "UINT64"]
-Float32 = Annotated[float | None, "FP32"]
+from tritonyard._transport import Answer, Refused
 
 
-class Options(TypedDict, total=False):
-    """What may be said with a prompt or messages; None leaves it to the client, or to the server.
+@dataclass(frozen=True)
+class LogProb:
+    """One token of an answer: its text `token`, its bytes `raw`, and its `log_prob`, the logarithm of its probability.
 
-    `model` and `timeout` (seconds, for the whole answer) replace the client's own. `max_tokens` and `min_tokens`
-    count new tokens. The answer ends before the first of the texts in `stop`. Sampling is greedy unless
-    `temperature`, `top_k` (of so many likeliest tokens) or `top_p` (of the likeliest that together have this
-    probability) is given; `temperature=0` is greedy. The same `seed` gives the same answer. `repetition_penalty` (none
-    at 1), `presence_penalty` and `frequency_penalty` (none at 0) make less likely what has been said. `idempotent`
-    allows it to be written twice, where the connection breaks before the first answer.
+    It is the natural one. A character may be cut into several tokens: the `raw` of all tokens together are the answer,
+    their texts need not be. `top` are the likeliest at this place, as many as were asked for, the likeliest first.
     """
 
-    model: str | None
-    timeout: float | None
-    idempotent: bool | None
-    max_tokens: Int32
-    min_tokens: Int32
-    stop: str | Sequence[str] | None
-    temperature: Float32
-    top_k: Int32
-    top_p: Float32
-    repetition_penalty: Float32
-    presence_penalty: Float32
-    frequency_penalty: Float32
-    seed: Uint64
-
-
-# Input -> its datatype; the settings have the names of their inputs.
-DATATYPES = {
-    name: hint.__metadata__[0]
-    for name, hint in get_type_hints(Options, include_extras=True).items()
-    if hasattr(hint, "__metadata__")
-}
+    token: str
+    log_prob: float
+    raw: bytes
+    top: tuple["LogProb", ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,18 +30,26 @@ class Delta:
     """What an answer grew by: `text` is new text, never the text so far.
 
     `num_input_tokens` and `num_output_tokens` count all that was read and written so far; None where the server does
-    not count. `finish_reason` is None until the last one: then stop, length or cancelled.
+    not count. `finish_reason` is None until the last one: then stop, length, cancelled or timeout. Of several answers
+    (`n`) `index` says which one grew, from 0; all but `num_input_tokens` is of that one alone. `log_probs` are of the
+    tokens that are new, `cum_log_prob` is the sum so far; None where they were not asked for.
     """
 
     text: str
     finish_reason: str | None
     num_input_tokens: int | None
     num_output_tokens: int | None
+    index: int = 0
+    log_probs: tuple[LogProb, ...] | None = None
+    cum_log_prob: float | None = None
 
 
 @dataclass(frozen=True)
 class Usage:
-    """How many tokens were read, `input_tokens`, and written, `output_tokens`; None where the server does not count."""
+    """How many tokens were read, `input_tokens`, and written, `output_tokens`; None where the server does not count.
+
+    Of several answers those of all together.
+    """
 
     input_tokens: int | None = None
     output_tokens: int | None = None
@@ -85,8 +60,8 @@ class Timing:
     """How long an answer took, in seconds by the caller's clock, from the sending of the request.
 
     `first_token` is when the first text came, `total` when the latest delta did. `between_tokens` is the mean between
-    the first token and the latest. Each is None as long as there is none: a server that does not count tokens leaves
-    the mean unknown, and an answer that was not streamed has but its total.
+    the first token and the latest, of several answers those of all. Each is None as long as there is none: a server
+    that does not count tokens leaves the mean unknown, and an answer that was not streamed has but its total.
     """
 
     first_token: float | None = None
@@ -95,11 +70,26 @@ class Timing:
 
 
 @dataclass(frozen=True)
-class Generation:
-    """A whole answer, its `text`. `finish_reason` is stop (its own end, or a text in `stop`), length or cancelled.
+class Choice:
+    """One of the answers: its `text`, and its `finish_reason`, None while it grows.
 
-    `num_input_tokens` and `num_output_tokens` are None where the server does not count. `timing` has a total alone:
-    nothing of the answer was seen before its end.
+    `log_probs` are of its tokens, `cum_log_prob` is their sum; None where they were not asked for.
+    """
+
+    text: str
+    finish_reason: str | None
+    log_probs: tuple[LogProb, ...] | None = None
+    cum_log_prob: float | None = None
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A whole answer, its `text`, and its `finish_reason`: stop (its own end, or a text in `stop`) or length.
+
+    Or cancelled, or timeout, where the server gave it up. `num_input_tokens` and `num_output_tokens` are None where the
+    server does not count. `timing` has a total alone: nothing of the answer was seen before its end. `log_probs` are of
+    its tokens, `cum_log_prob` is their sum; None where they were not asked for. Of several answers all this is the
+    first one's but the tokens, which are counted together; `others` are the rest.
     """
 
     text: str
@@ -108,6 +98,14 @@ class Generation:
     num_output_tokens: int | None
     # Two answers that say the same are equal, however long they took.
     timing: Timing = field(default=Timing(), compare=False)
+    log_probs: tuple[LogProb, ...] | None = None
+    cum_log_prob: float | None = None
+    others: tuple[Choice, ...] = ()
+
+    @property
+    def choices(self) -> tuple[Choice, ...]:
+        """All answers, the first among them."""
+        return (Choice(self.text, self.finish_reason, self.log_probs, self.cum_log_prob), *self.others)
 
     @property
     def usage(self) -> Usage:
@@ -115,93 +113,68 @@ class Generation:
         return Usage(self.num_input_tokens, self.num_output_tokens)
 
 
-def spelled_out(method: Method) -> Method:
-    """Let help() show the keywords of Options one by one, where it would show `**options`."""
-    signature = inspect.signature(method)  # type: ignore[arg-type]
-    *own, _ = signature.parameters.values()
-    keywords = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hint)
-        for name, hint in get_type_hints(Options).items()
-    ]
-    method.__signature__ = signature.replace(parameters=[*own, *keywords])  # type: ignore[attr-defined]
-    return method
+def deltas(answer: Answer) -> list[Delta]:
+    """Read one answer: what one of the texts grew by, or all of several texts that were not streamed.
 
-
-def prompting(model: str, prompt: object, stream: bool, options: Options) -> Generate:
-    """Ask for what follows `prompt`; raise InvalidRequest where an argument cannot be sent."""
-    utf8(prompt, "the prompt", model)
-    return _generate(model, {"text_input": Values("BYTES", (str(prompt),))}, stream, options)
-
-
-def chatting(model: str, messages: object, stream: bool, options: Options) -> Generate:
-    """Ask for the next message of a conversation; raise InvalidRequest where an argument cannot be sent."""
-    if not isinstance(messages, Sequence) or isinstance(messages, str | bytes):
-        fact = f"messages is {type(messages).__name__}; pass a list of {{'role': ..., 'content': ...}}"
-        raise InvalidRequest(fact, model=model)
-    for index, message in enumerate(messages):
-        if not isinstance(message, Mapping):
-            fact = f"message {index} is {type(message).__name__}; pass a mapping with 'role' and 'content'"
-            raise InvalidRequest(fact, model=model)
-        for key, text in message.items():
-            utf8(key, f"a key of message {index}", model)
-            utf8(text, f"the {key} of message {index}", model)
-    text = json.dumps([dict(message) for message in messages], ensure_ascii=False)
-    return _generate(model, {"messages": Values("BYTES", (text,))}, stream, options)
-
-
-def _generate(model: str, inputs: dict[str, Values], stream: bool, options: Options) -> Generate:
-    if unknown := options.keys() - Options.__annotations__.keys():
-        raise TypeError(f"unexpected keyword arguments: {', '.join(sorted(unknown))}")
-    if stop := _stop_words(options.get("stop"), model):
-        inputs["stop_words"] = Values("BYTES", stop)
-    if stream:
-        inputs["stream"] = Values("BOOL", (True,))
-    for name, datatype in DATATYPES.items():
-        setting = options.get(name)
-        if setting is not None:
-            inputs[name] = Values(datatype, (_number(name, datatype, setting, model),))
-    return Generate(model, inputs, stream, bool(options.get("idempotent")))
-
-
-def _stop_words(stop: object, model: str) -> tuple[str, ...]:
-    words = (stop,) if isinstance(stop, str) else () if stop is None else stop
-    if isinstance(words, bytes | bytearray) or not isinstance(words, Iterable):
-        raise InvalidRequest(f"stop is {type(stop).__name__}; pass a str, or a list of them", model=model)
-    found = tuple(words)
-    for index, word in enumerate(found):
-        utf8(word, f"stop {index}", model)
-    return found
-
-
-def _number(name: str, datatype: str, setting: Any, model: str) -> int | float:
-    """Return a setting as Python's own number; raise InvalidRequest where `datatype` cannot hold it."""
-    if datatype == "FP32":
-        kind, wanted, most = int | float | np.integer | np.floating, "a finite number", float(np.finfo(np.float32).max)
-        least = -most
-    else:
-        limits = np.iinfo(datatype.lower())
-        kind, least, most = int | np.integer, limits.min, limits.max
-        wanted = f"a whole number from {least} to {most}"
-    if isinstance(setting, bool) or not isinstance(setting, kind) or not least <= setting <= most:
-        raise InvalidRequest(f"{name} {setting!r} is not {wanted}", model=model)
-    return float(setting) if datatype == "FP32" else int(setting)
-
-
-def delta(answer: Answer) -> Delta:
-    """Read one answer; raise Refused where it is not a generation's, or says that the server broke off."""
+    These are counted together: all their tokens are told with the first. A heartbeat, which says nothing, is none.
+    Raises Refused: it is not a generation's, or says that the server broke off.
+    """
     try:
-        text, reason = answer["text_output"], answer["finish_reason"]
-        # TensorRT-LLM's LLM API counts nothing.
-        read, written = answer.get("num_input_tokens"), answer.get("num_output_tokens")
+        texts, reasons = _listed(answer["text_output"]), _listed(answer["finish_reason"])
     except KeyError as error:
         words = f"the answer has no {error}, it has {', '.join(answer)}; the model does not generate text"
         raise Refused("INTERNAL", words) from None
-    counts = all(isinstance(count, int | None) for count in (read, written))
-    if not (isinstance(text, str) and isinstance(reason, str) and counts):
-        raise Refused("INTERNAL", f"the answer is not a generation's: {str(answer)[:200]}")
-    if reason == "error":
-        raise Refused("INTERNAL", f"the model broke off after {written} tokens")
-    return Delta(text, reason or None, read, written)
+    # TensorRT-LLM's LLM API counts nothing.
+    read, written = answer.get("num_input_tokens"), answer.get("num_output_tokens")
+    place, nothing = answer.get("sequence_index", 0), [None] * len(texts)
+    contents, sums = (_listed(answer.get(name, nothing)) for name in ("logprobs", "cum_log_probs"))
+    found = []
+    try:
+        for text, reason, content, cum_log_prob in zip(texts, reasons, contents, sums, strict=True):
+            log_probs = None if content is None else tuple(map(_log_prob, json.loads(content)))
+            if not (isinstance(text, str) and isinstance(reason, str) and _are_whole(read, written, place)):
+                raise TypeError
+            if reason == "error":
+                raise Refused("INTERNAL", f"the model broke off after {written} tokens")
+            if text or reason or log_probs:
+                found.append(Delta(text, reason or None, read, written, place, log_probs, cum_log_prob))
+            place, written = place + 1, written and 0
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise Refused("INTERNAL", f"the answer is not a generation's: {str(answer)[:200]}") from None
+    return found
+
+
+def answer_of(found: Delta) -> Answer:
+    """Return the answer that `deltas` reads as `found`."""
+    answer = {
+        "text_output": found.text,
+        "finish_reason": found.finish_reason or "",
+        "num_input_tokens": found.num_input_tokens,
+        "num_output_tokens": found.num_output_tokens,
+        "sequence_index": found.index,
+        "cum_log_probs": found.cum_log_prob,
+    }
+    return answer if found.log_probs is None else answer | {"logprobs": json.dumps([*map(_entry, found.log_probs)])}
+
+
+def _listed(values: Any) -> list[Any]:
+    """Return the values of an output, of which a single one stands by itself."""
+    return values if isinstance(values, list) else [values]
+
+
+def _log_prob(entry: dict[str, Any]) -> LogProb:
+    """Read one token of the list `choices[].logprobs.content` of OpenAI's API."""
+    top = tuple(map(_log_prob, entry.get("top_logprobs", ())))
+    return LogProb(entry["token"], entry["logprob"], bytes(entry["bytes"]), top)
+
+
+def _entry(found: LogProb) -> dict[str, Any]:
+    top = [*map(_entry, found.top)]
+    return {"token": found.token, "logprob": found.log_prob, "bytes": [*found.raw], "top_logprobs": top}
+
+
+def _are_whole(*counts: Any) -> bool:
+    return all(isinstance(count, int | None) for count in counts)
 
 
 def unfinished() -> Refused:

@@ -2,7 +2,7 @@
 
 import math
 import struct
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from tritonclient.grpc import model_config_pb2, service_pb2
@@ -15,6 +15,7 @@ from tritonyard._transport import (
     GetConfig,
     Infer,
     ModelConfig,
+    Parameter,
     Place,
     Probe,
     Refused,
@@ -68,9 +69,13 @@ def _infer_request(call: Infer) -> Any:
         tensor = message.outputs.add(name=name)
         if name in call.places:
             _put(tensor, call.places[name])
-    for key, value in call.parameters.items():
-        setattr(message.parameters[key], PARAMETERS[type(value)], value)
+    _parametrise(message, call.parameters)
     return message
+
+
+def _parametrise(message: Any, parameters: Mapping[str, Parameter]) -> None:
+    for key, value in parameters.items():
+        setattr(message.parameters[key], PARAMETERS[type(value)], value)
 
 
 def _put(tensor: Any, place: Place) -> None:
@@ -103,6 +108,7 @@ def generate_request(call: Generate) -> Any:
         values = [each.encode() if isinstance(each, str) else each for each in content]
         contents = {CONTENTS[datatype]: values}
         message.inputs.add(name=name, datatype=datatype, shape=[1, len(values)], contents=contents)
+    _parametrise(message, call.parameters)
     return message
 
 
@@ -114,19 +120,31 @@ def generate_answer(message: Any, is_first: bool) -> Answer:
     """
     if message.error_message:
         raise Refused(None if is_first else "UNKNOWN", message.error_message)
-    return {output.name: _scalar(output, raw) for output, raw in _pairs(message.infer_response)}
+    return {output.name: _values(output, raw) for output, raw in _pairs(message.infer_response)}
+
+
+def _values(output: Any, raw: bytes) -> Any:
+    """Return the one value of an output, or the list of them that Triton's JSON has: BYTES as str, dimensions left out.
+
+    Raises Refused: it contradicts itself, or is not UTF-8.
+    """
+    if math.prod(output.shape) == 1:
+        return _scalar(output, raw)
+    flat = tensor(output.name, output.datatype, list(output.shape), raw).ravel().tolist()
+    return [_text(output, each) for each in flat] if output.datatype == "BYTES" else flat
+
+
+def _text(output: Any, raw: bytes) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise Refused("INTERNAL", f"output '{output.name}' is not UTF-8: {error}") from None
 
 
 def _scalar(output: Any, raw: bytes) -> str | int | float:
-    """Return the one value of an output, BYTES as str; raise Refused where it is not one, or not UTF-8."""
     datatype = output.datatype
-    if (size := math.prod(output.shape)) != 1:
-        raise Refused("INTERNAL", f"output '{output.name}' has {size} values, a generation has one")
     if datatype == "BYTES" and int.from_bytes(raw[:4], "little") == len(raw) - 4:
-        try:
-            return raw[4:].decode()
-        except UnicodeDecodeError as error:
-            raise Refused("INTERNAL", f"output '{output.name}' is not UTF-8: {error}") from None
+        return _text(output, raw[4:])
     if datatype in PACKED and PACKED[datatype].size == len(raw):
         value: int | float = PACKED[datatype].unpack(raw)[0]
         return value

@@ -55,8 +55,9 @@ def encode(call: Call | Generate) -> Request:
             return Request("POST", f"{_path(call.model)}/infer", headers, body)
         case Generate():
             path = f"{_path(call.model)}/{'generate_stream' if call.stream else 'generate'}"
-            inputs = {"id": call.id, **{name: content for name, (_, content) in call.inputs.items()}}
-            return Request("POST", path, {"Content-Type": "application/json"}, json.dumps(inputs).encode())
+            inputs = {name: content for name, (_, content) in call.inputs.items()}
+            body = json.dumps({"id": call.id, **call.parameters, **inputs}).encode()
+            return Request("POST", path, {"Content-Type": "application/json"}, body)
         case GetConfig():
             return Request("GET", f"{_path(call.model)}/config", {}, None)
         case Probe():

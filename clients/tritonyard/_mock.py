@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from typing import Any
 
-from tritonyard._generation import Delta
+from tritonyard._generation import Delta, answer_of
 from tritonyard._transport import (
     Answer,
     Call,
@@ -25,9 +25,10 @@ class MockTransport:
     """Answers the calls of a client: `Client(transport=MockTransport(handler))`, and AsyncClient as well.
 
     `handler` gets each call and returns its answer: to an Infer (whose `arrays` are its inputs) the outputs as a dict
-    of numpy arrays, to a Generate an iterable of Delta, to a Probe a bool, to a GetConfig a ModelConfig. Of the last
-    two it may return None: the model is then ready, and one that embeds. What it raises, best an error of this
-    package, comes out of the client's method; what the iterable raises, out of the stream.
+    of numpy arrays, to a Generate an iterable of Delta (of several answers, each with its `index`), to a Probe a bool,
+    to a GetConfig a ModelConfig. Of the last two it may return None: the model is then ready, and one that embeds. What
+    it raises, best an error of this package, comes out of the client's method; what the iterable raises, out of the
+    stream.
     """
 
     def __init__(self, handler: Callable[[Call | Generate], Any]):
@@ -84,12 +85,7 @@ class _MockAnswers:
             if self._cancelled:
                 raise Refused("CANCELLED", "the call was cancelled")
             self._deadline.left()
-            yield {
-                "text_output": each.text,
-                "finish_reason": each.finish_reason or "",
-                "num_input_tokens": each.num_input_tokens,
-                "num_output_tokens": each.num_output_tokens,
-            }
+            yield answer_of(each)
 
     def cancel(self) -> None:
         self._cancelled = True

@@ -14,10 +14,10 @@ from tritonyard._connection import tls_mend
 from tritonyard._endpoints import CHECK_S, CHECK_SHARE, Carrier, Endpoint, Endpoints
 from tritonyard._errors import ClientClosed, DeadlineExceeded, ServerUnavailable, TritonyardError, kind_of
 from tritonyard._event import Event, Kind
-from tritonyard._flows import callers_words
 from tritonyard._retry import Retry, fate_of, hindrance
 from tritonyard._tracing import Operation
 from tritonyard._transport import Call, Deadline, Generate, Headers, Probe, Refused
+from tritonyard._words import callers_words
 
 
 @dataclass(slots=True)

@@ -3,90 +3,29 @@
 import contextlib
 import itertools
 import threading
-import time
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 from types import TracebackType
 from typing import Any
 
 from tritonyard._driver import AsyncDo, Do, async_until_answered, until_answered
-from tritonyard._generation import Delta, Generation, Timing, Usage, delta, unfinished
+from tritonyard._generation import Delta, deltas, unfinished
+from tritonyard._growth import Growth
 from tritonyard._policy import Send, Steps, Wait
 from tritonyard._tracing import Operation
 from tritonyard._transport import Answer, Answers, AsyncTransport, Generate, Refused, Transport
 
 
-class Growth:
-    """What a stream tells of its answer, while its loop runs and after it; all of it is empty before."""
-
-    def __init__(self) -> None:
-        self._texts: list[str] = []
-        self._last: Delta | None = None
-        self._sent = self._seen = 0.0
-        # When the first text came and when the count of tokens grew last, each with that count.
-        self._first: tuple[float, int] | None = None
-        self._grown: tuple[float, int] | None = None
-
-    @property
-    def text(self) -> str:
-        """The text so far."""
-        return "".join(self._texts)
-
-    @property
-    def finish_reason(self) -> str | None:
-        """Why the answer ended: stop, length or cancelled; None before its last delta, and where it never came."""
-        return self._last.finish_reason if self._last else None
-
-    @property
-    def usage(self) -> Usage:
-        """How many tokens were read and written so far."""
-        return Usage(self._last.num_input_tokens, self._last.num_output_tokens) if self._last else Usage()
-
-    @property
-    def timing(self) -> Timing:
-        """How long the answer took so far."""
-        if self._last is None:
-            return Timing()
-        total = self._seen - self._sent
-        if self._first is None:
-            return Timing(total=total)
-        first, count = self._first
-        grown, counted = self._grown or self._first
-        between = (grown - first) / (counted - count) if counted > count else None
-        return Timing(first - self._sent, total, between)
-
-    def _begin(self) -> None:
-        """Note that the request is being sent."""
-        self._sent = time.monotonic()
-
-    def _grow(self, found: Delta) -> Delta:
-        """Take note of the next delta, and return it."""
-        self._seen = time.monotonic()
-        count = found.num_output_tokens or 0
-        if found.text:
-            self._texts.append(found.text)
-            self._first = self._first or (self._seen, count)
-        if count > (self._grown[1] if self._grown else 0):
-            self._grown = (self._seen, count)
-        self._last = found
-        return found
-
-
-def generation(answer: Growth) -> Generation:
-    """Return the whole of an answer that was not streamed and has ended."""
-    usage, timing = answer.usage, Timing(total=answer.timing.total)
-    return Generation(answer.text, str(answer.finish_reason), usage.input_tokens, usage.output_tokens, timing)
-
-
 class Stream(Growth):
     """The answer of a model while it grows: `for delta in stream`, once.
 
-    The request is sent when the loop begins. The loop ends after the delta that has a `finish_reason`; leaving it
-    before (break, return, an exception) cancels the request at once, and so does `close()`. Errors come out of the
-    loop; they are those of `Client.embed`. `text`, `usage`, `finish_reason` and `timing` tell of the answer so far.
+    The request is sent when the loop begins. The loop ends after the delta that has a `finish_reason`, of several
+    answers after the last of them; leaving it before (break, return, an exception) cancels the request at once, and so
+    does `close()`. Errors come out of the loop; they are those of `Client.embed`. `text`, `usage`, `finish_reason`,
+    `choices` and `timing` tell of the answer so far.
     """
 
-    def __init__(self, steps: Steps[Transport], do: Do, operation: Operation):
-        super().__init__()
+    def __init__(self, steps: Steps[Transport], do: Do, operation: Operation, count: int):
+        super().__init__(count)
         self._steps, self._do, self._operation = steps, do, operation
         self._answers: Answers | None = None
         # Who waits to send the request again is woken by it.
@@ -158,10 +97,9 @@ class Stream(Growth):
         for answer in answers:
             if self._closed.is_set():
                 return
-            found = delta(answer)
-            if found.text or found.finish_reason:
+            for found in deltas(answer):
                 yield self._grow(found)
-            if found.finish_reason:
+            if self._is_whole:
                 # To the call's own end: one that is complete is not to be cancelled.
                 with contextlib.suppress(Refused):
                     list(answers)
@@ -179,8 +117,8 @@ class AsyncStream(Growth):
     A loop that is left cancels in the event loop's next turn.
     """
 
-    def __init__(self, steps: Steps[AsyncTransport], do: AsyncDo, operation: Operation):
-        super().__init__()
+    def __init__(self, steps: Steps[AsyncTransport], do: AsyncDo, operation: Operation, count: int):
+        super().__init__(count)
         self._steps, self._do, self._operation = steps, do, operation
         self._answers: AsyncGenerator[Answer, None] | None = None
         self._deltas = self._read()
@@ -208,10 +146,9 @@ class AsyncStream(Growth):
             try:
                 answer = await async_until_answered(self._steps, next(self._steps), self._opened)
                 while True:
-                    found = delta(answer)
-                    if found.text or found.finish_reason:
+                    for found in deltas(answer):
                         yield self._grow(found)
-                    if found.finish_reason:
+                    if self._is_whole:
                         break
                     answer = await self._next()
                 # To the call's own end: one that is complete is not to be cancelled.

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
 
     from tritonyard._connection import Address
-    from tritonyard._stream import Growth
+    from tritonyard._growth import Growth
 
 # Method -> gen_ai.operation.name.
 GENERATIVE = {"embed": "embeddings", "generate": "text_completion", "chat": "chat"}
@@ -115,8 +115,8 @@ class Operation:
             "tritonyard.between_tokens": answer.timing.between_tokens,
         }
         self._span.set_attributes({name: fact for name, fact in facts.items() if fact is not None})
-        if answer.finish_reason:
-            self._span.set_attribute("gen_ai.response.finish_reasons", [answer.finish_reason])
+        if reasons := [each.finish_reason for each in answer.choices if each.finish_reason]:
+            self._span.set_attribute("gen_ai.response.finish_reasons", reasons)
 
 
 class _AttemptSpan:

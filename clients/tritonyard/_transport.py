@@ -123,9 +123,10 @@ class Values(NamedTuple):
 
 @dataclass(frozen=True)
 class Generate:
-    """Ask `model`, which may answer many times, for text; an answer is `dict[str, str | int]`, one value an output.
+    """Ask `model`, which may answer many times, for text; an answer is a dict of its outputs by name.
 
-    `inputs` are by name what was said, as a `datatype` and a tuple: `inputs["max_tokens"].content` is (64,), say.
+    An output is a str, int or float, or a list of them unless it has exactly one. `inputs` are by name what was said,
+    as a `datatype` and a tuple: `inputs["max_tokens"].content` is (64,), say; `parameters` are the request's own.
     `stream` says whether answers are wanted before the last one, `idempotent` that it may be answered twice. `id` tells
     this request from all others at the server: TensorRT-LLM's engine knows its streams by it.
     """
@@ -134,6 +135,7 @@ class Generate:
     inputs: dict[str, Values]
     stream: bool
     idempotent: bool = False
+    parameters: dict[str, Parameter] = field(default_factory=dict)
     id: str = field(default_factory=_new_id, compare=False)
 
 
