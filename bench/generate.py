@@ -199,26 +199,21 @@ def shared_prefix(inside: InProcess, ids: list[int]) -> Figure:
 
 def long_prompt(inside: InProcess, ids: list[int]) -> Figure:
     """A prompt of LONG tokens beside CHATS running streams: p99 of their inter-token latency until its first token,
-    against that before it came, over all rounds; the range is that of single rounds.
+    against that before it came.
     """
-    before: list[list[float]] = []
-    during: list[list[float]] = []
-    took = []
+    alone, beside, took = [], [], []
     for turn in range(ROUNDS):
         streams = [inside.start(ids[TOKENS * each : TOKENS * (each + 1)], LENGTH - TOKENS) for each in range(CHATS)]
         time.sleep(QUIET_S)
         arrived = time.monotonic()
-        first = arrived + inside.generate(ids[:LONG], 4, f"long {turn}")[0]
-        took.append(first - arrived)
+        took.append(inside.generate(ids[:LONG], 4, f"long {turn}")[0])
         times = [inside.wait(stream, cancel=True).token_times for stream in streams]
-        before.append(_gaps(times, arrived - QUIET_S / 2, arrived))
-        during.append(_gaps(times, arrived, first))
-    values = [_p99(during[turn]) / _p99(before[turn]) for turn in range(ROUNDS)]
-    alone, beside = (_p99([gap for gaps in found for gap in gaps]) for found in (before, during))
+        alone.append(_p99(_gaps(times, arrived - QUIET_S / 2, arrived)))
+        beside.append(_p99(_gaps(times, arrived, arrived + took[-1])))
     what = f"p99 of inter-token latency, {CHATS} streams beside a prompt of {LONG} tokens / without it"
-    detail = {"without_ms": 1e3 * alone, "with_ms": 1e3 * beside, "prompt_first_token_s": statistics.median(took)}
-    value = beside / alone
-    return Figure("long prompt", what, value, min(values), max(values), "at most 2.5", value <= 2.5, detail)
+    figure = ratio("long prompt", what, beside, alone, 2.5, at_least=False)
+    figure.detail["prompt_first_token_s"] = statistics.median(took)
+    return figure
 
 
 def _gaps(times: list[list[float]], begin: float, end: float) -> list[float]:

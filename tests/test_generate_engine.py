@@ -205,7 +205,7 @@ def test_time_that_is_over_ends_what_runs_and_what_waits(decoder, engine) -> Non
     assert (short.finish_reason, waiting.finish_reason, waiting.output) == ("timeout", "timeout", [])
     assert 0 < len(short.output) < 60
     assert [each.finish_reason for each in others] == [None] * 3
-    started = Generation([3], Settings(max_tokens=20), terms=Terms(queue_timeout=60_000))
+    started = Generation([3], Settings(max_tokens=45), terms=Terms(queue_timeout=300_000))
     engine.submit(started)
     wait_until(lambda: started.finish_reason)
     assert started.finish_reason == "length"

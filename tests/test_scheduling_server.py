@@ -101,11 +101,11 @@ def test_who_is_interrupted_says_the_same(small: Server) -> None:
 
 def test_an_answer_whose_time_is_over_ends_with_what_it_has(small: Server) -> None:
     """Over HTTP it is a parameter, over gRPC Triton's own field."""
-    answer = ask(small, "On and on:", 900, timeout=500_000)
+    answer = ask(small, "On and on:", 900, timeout=1_000_000)
     assert (answer["status"], answer["finish_reason"]) == (200, "timeout")
     assert 0 < answer["num_output_tokens"] < 900
     assert answer["text_output"]
-    (said,) = TextCall(small, MODEL, LONG, timeout=500_000)
+    (said,) = TextCall(small, MODEL, LONG, timeout=1_000_000)
     assert said[0].startswith(answer["text_output"][:20])
     assert said[1] == "timeout"
 

@@ -5,9 +5,10 @@ as one that only decodes, as far as the last steps tell; but LEAST at least, whi
 """
 
 from heapq import heapify, heappop, heappush
+from math import inf
 
 # What a step that prefills may take, in times of one that does not.
-STRETCH = 2.2
+STRETCH = 2.0
 # What a pass costs beyond its tokens, in tokens: on two cores 64 prompt tokens take 75 ms at once, 100 ms by 16, 130 ms
 # by 8 (SmolLM2-135M, int8).
 PASS = 8
@@ -15,17 +16,22 @@ PASS = 8
 LEAST = 12
 # The weight of the newest of the measured values in their running mean.
 NEWEST = 0.2
+# What one step that was held up, by whatever else the machine does, counts at most, in times of the mean.
+HELD_UP = 2.0
 
 
 class Mean:
-    """A running mean that forgets; None before its first value."""
+    """A running mean that forgets; None before its first value. One above `most` times the mean counts as that much."""
 
-    def __init__(self):
-        self.value = None
+    def __init__(self, most=inf):
+        self.value, self._most = None, most
 
     def add(self, value):
         """Take the newest value in."""
-        self.value = value if self.value is None else self.value + NEWEST * (value - self.value)
+        if self.value is None:
+            self.value = value
+        else:
+            self.value += NEWEST * (min(value, self._most * self.value) - self.value)
 
 
 class Pace:
@@ -33,7 +39,7 @@ class Pace:
 
     def __init__(self, chunk):
         self._chunk = chunk
-        self._decode, self._token, self._step = Mean(), Mean(), Mean()
+        self._decode, self._token, self._step = (Mean(most=HELD_UP) for _ in range(3))
         self._used = Mean()  # the part of what an answer may have that answers have
 
     def stepped(self, tokens, prefill_s, decode_s):
