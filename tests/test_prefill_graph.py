@@ -98,6 +98,16 @@ def test_a_prompt_cut_otherwise_leaves_the_same_bits(smollm2: tuple[Plan, Artefa
 
 
 @pytest.mark.build
+def test_without_vnni_prompts_go_through_the_first_graph(
+    smollm2: tuple[Plan, Artefact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text, folder = np.random.default_rng(3).integers(5, 40000, 40), smollm2[1].folder
+    wanted = GreedyDecoder(folder, 1, 64).feed(text[None], 0)[0]
+    monkeypatch.setattr("decoder.has_vnni", lambda: False)
+    assert np.array_equal(Decoder(folder, 1, 64).prefill(0, text), wanted)
+
+
+@pytest.mark.build
 def test_the_repository_holds_both_graphs(tmp_path: Path, smollm2: tuple[Plan, Artefact]) -> None:
     assemble(tmp_path / "cpu", [smollm2], keep_others=False)
     graphs = {"model.onnx", "model.onnx.data", "prefill.onnx", "prefill.onnx.data"}
