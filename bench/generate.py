@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 from tokenizers import Tokenizer
 
+from bench import speculation
 from bench.figure import ROUNDS, Figure, in_turns, ratio
 from serving.server import Server
 from tritonyard import Client
@@ -59,6 +60,8 @@ def figures(server: Server, engine: Path, _checkpoint: Path, report: Callable[[s
     yield shared_prefix(inside, ids)
     report("a long prompt beside others")
     yield long_prompt(inside, ids)
+    report("speculation")
+    yield from speculation.figures(inside.engine, ids, inside.generate)
     inside.close()
 
 
@@ -88,7 +91,7 @@ class InProcess:
         from terms import Terms
 
         self._generation, self._settings, self._terms = Generation, Settings, Terms
-        self._engine = Engine(Decoder(folder, SLOTS, LENGTH), max_queue_size=SLOTS)
+        self.engine = Engine(Decoder(folder, SLOTS, LENGTH), max_queue_size=SLOTS)
 
     def generate(self, ids: list[int], tokens: int, salt: str = "") -> list[float]:
         """Generate exactly so many tokens; return when each came, in seconds after the call.
@@ -106,19 +109,19 @@ class InProcess:
         generation = self._generation(ids, settings, terms=self._terms(cache_salt=salt))
         generation.ended = ended
         generation.on_progress = lambda _: ended.set() if generation.finish_reason else None
-        self._engine.submit(generation)
+        self.engine.submit(generation)
         return generation
 
     def wait(self, generation: Any, cancel: bool = False) -> Any:
         """Return `generation` at its end, which may be brought about."""
         if cancel:
-            self._engine.cancel(generation)
+            self.engine.cancel(generation)
         generation.ended.wait()
         return generation
 
     def close(self) -> None:
         """Stop the engine."""
-        self._engine.close()
+        self.engine.close()
 
 
 def throughput(

@@ -24,6 +24,13 @@ class PlayedDecoder:
         self.rows: list[list[int]] = [[] for _ in range(slots)]
         self.delay_s = 0.0
         self.broken = False
+        self.verified = self.decoded = 0
+        # How many tokens the next one depends on, and of how many it is one: with few, answers turn in circles.
+        self.depth, self.kinds = 1000, VOCABULARY
+
+    @property
+    def lengths(self):
+        return [len(row) for row in self.rows]
 
     def copy(self, source: int, target: int, length: int) -> None:
         self.rows[target] = self.rows[source][:length]
@@ -37,16 +44,26 @@ class PlayedDecoder:
 
     def decode(self, tokens):
         time.sleep(self.delay_s)
+        self.decoded += 1
         if self.broken:
             raise RuntimeError("the runtime failed")
         for row, token in enumerate(tokens.tolist()):
             self.rows[row].append(token)
         return self._logits(range(len(tokens)))
 
+    def verify(self, row: int, tokens):
+        assert len(tokens) == self.verified
+        assert len(self.rows[row]) + len(tokens) <= self.length
+        return np.concatenate([self._appended(row, token) for token in tokens.tolist()])
+
+    def _appended(self, row: int, token: int):
+        self.rows[row].append(token)
+        return self._logits([row])
+
     def _logits(self, rows):
         logits = np.zeros((len(rows), VOCABULARY), np.float32)
         for index, row in enumerate(rows):
-            logits[index, next_token(self.rows[row])] = 1
+            logits[index, next_token(self.rows[row][-self.depth :]) % self.kinds] = 1
         return logits
 
 
@@ -57,9 +74,9 @@ def next_token(tokens: list[int]) -> int:
     return total % VOCABULARY
 
 
-def alone(prompt: list[int], limit: int) -> list[int]:
+def alone(prompt: list[int], limit: int, depth: int = 1000, kinds: int = VOCABULARY) -> list[int]:
     output: list[int] = []
-    while len(output) < limit and (token := next_token(prompt + output)) != END:
+    while len(output) < limit and (token := next_token((prompt + output)[-depth:]) % kinds) != END:
         output.append(token)
     return output
 
@@ -310,3 +327,40 @@ def test_who_waits_gets_heartbeats_and_a_direct_caller_is_asked(decoder, engine)
     wait_until(lambda: mail.is_over)
     outbox.close()
     assert waiting.finish_reason == "length"
+
+
+@pytest.mark.parametrize(("depth", "kinds", "runs"), [(1, 7, 1), (2, 5, 1), (2, 5, 3), (1000, 97, 1), (1000, 3, 1)])
+def test_what_was_drafted_changes_no_token(decoder, engine, depth: int, kinds: int, runs: int) -> None:
+    decoder.verified, decoder.depth, decoder.kinds = 4, depth, kinds
+    random = np.random.default_rng(depth)
+    for _ in range(40 // runs):
+        asked = [random.integers(0, END, random.integers(1, 12)).tolist() for _ in range(runs)]
+        generations = [Generation(prompt, Settings(max_tokens=int(random.integers(1, 52)))) for prompt in asked]
+        engine.submit(*generations)
+        wait_until(lambda found=generations: all(each.finish_reason for each in found))
+        for each in generations:
+            assert each.output == alone(each.prompt, each.limit, depth, kinds)
+            assert len(each.token_times) == len(each.output)
+    drafted, accepted = engine.drafted_tokens, engine.accepted_tokens
+    assert 0 <= accepted <= drafted
+    assert (drafted > 0) == (kinds < VOCABULARY)
+    if depth == 1:
+        assert accepted > 0.8 * drafted > 200
+    if (depth, kinds) == (1000, 3):
+        assert accepted < 0.6 * drafted
+
+
+def test_drafts_end_with_the_answer_and_with_the_row(decoder, engine) -> None:
+    """Tokens that turn in circles, to a stop word in mid draft, and to the last place of a row."""
+    decoder.verified, decoder.depth, decoder.kinds = 4, 1, 7
+    circle = alone([1], 60, 1, 7)
+    for settings, wanted in (
+        (Settings(max_tokens=60, stop_ids=(tuple(circle[29:31]),), min_tokens=30), (31, "stop")),
+        (Settings(max_tokens=63), (63, "length")),
+    ):
+        generation = Generation([1], settings)
+        engine.submit(generation)
+        wait_until(lambda found=generation: found.finish_reason)
+        assert generation.output == alone([1], len(generation.output), 1, 7)
+        assert (len(generation.output), generation.finish_reason) == wanted
+    assert engine.accepted_tokens > 30

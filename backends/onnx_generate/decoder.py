@@ -10,6 +10,10 @@ Where an engine has a second graph, prefill.onnx, prompts go through it, however
 the same caches, and faster where many tokens come at once. It multiplies 8-bit integers, which overflow, and are no
 faster, on a CPU without VNNI: there prompts go through the first graph.
 
+Where an engine has a third one, verify.onnx, it gives the logits behind a few tokens of one row at once, to the last
+bit those that decoding gives one after the other. That is tried when the engine is opened: kernels differ from CPU to
+CPU.
+
 A row is a slot. The graph takes rows 0..n-1 of each buffer as they lie, so the rows that decode must be the first ones.
 """
 
@@ -56,8 +60,8 @@ def has_vnni():
 class Decoder:
     """`slots` rows of at most `length` tokens over the engine in `folder`, on `provider`: cpu, or cuda's first GPU.
 
-    `lengths` INT64 [slots] is how many tokens each row has cached. KV memory of the CPU is touched only where it was
-    written.
+    `lengths` INT64 [slots] is how many tokens each row has cached; `verified` is how many tokens `verify` takes, 0
+    where it is not to be had. KV memory of the CPU is touched only where it was written.
     """
 
     def __init__(self, folder, slots, length, threads=0, provider="cpu"):
@@ -77,20 +81,32 @@ class Decoder:
             for name, each in inputs.items()
             if name.startswith("past_key_values.")
         }
-        self._logits = np.empty((slots, 1, self.vocabulary), FLOATS[outputs["logits"]])
+        verify = Path(folder) / "verify.onnx"
+        self._verify = open_session(verify, threads, provider) if verify.exists() else None
+        self.verified = _tokens_of_logits(self._verify) if self._verify else 0
+        self._logits = np.empty((max(slots, self.verified), self.vocabulary), FLOATS[outputs["logits"]])
         self._bindings = {}
         self.lengths = np.zeros(slots, np.int64)
+        if self._verify and not self._verifies_exactly():
+            self._verify, self.verified = None, 0
 
     def decode(self, tokens):
         """Append one token to each of the first rows, `tokens` INT64 [n]; return their logits FP32 [n, V].
 
         The logits may be a view that the next call overwrites.
         """
-        return self._run(self._session, 0, tokens[:, None])
+        return self._run(self._session, 0, tokens[:, None])[:, 0]
 
     def prefill(self, row, tokens):
         """Append `tokens` INT64 [s] to `row`; return the logits FP32 [V] of the last one, a view as above."""
-        return self._run(self._prefill, row, tokens[None, :])[0]
+        return self._run(self._prefill, row, tokens[None, :])[0, 0]
+
+    def verify(self, row, tokens):
+        """Append `tokens` INT64 [verified] to `row`; return the logits FP32 [verified, V] behind each, a view as above.
+
+        Tokens that turn out to be wrong are taken back by `copy(row, row, length)`.
+        """
+        return self._run(self._verify, row, tokens[None, :])[0]
 
     def copy(self, source, target, length):
         """Make the first `length` tokens of row `source` all that row `target` holds; both may be the same."""
@@ -112,7 +128,10 @@ class Decoder:
         self.lengths[[second, first]] = lengths
 
     def _run(self, session, first, tokens):
-        """Append `tokens` INT64 [n, s] to the rows from `first` on; return the logits of each row's last token."""
+        """Append `tokens` INT64 [n, s] to the rows from `first` on; return the logits FP32 [n, 1, V] behind them.
+
+        The graph that verifies has those behind each token, FP32 [n, s, V].
+        """
         rows, width = tokens.shape
         end = first + rows
         lengths = self.lengths[first:end]
@@ -123,25 +142,46 @@ class Decoder:
         }
         if self._wants_positions:
             feeds["position_ids"] = before + np.arange(width)
-        binding = self._binding(session, first, end)
+        binding, logits = self._binding(session, first, end)
         for name, value in feeds.items():
             value = np.ascontiguousarray(value)
             feeds[name] = value  # the binding holds a bare address
             binding.bind_input(name, "cpu", 0, np.int64, value.shape, value.ctypes.data)
         session.run_with_iobinding(binding)
         lengths += width
-        return self._logits[first:end, 0].astype(np.float32, copy=False)
+        return logits.astype(np.float32, copy=False)
 
     def _binding(self, session, first, end):
-        """The KV rows first..end-1 and their logits, bound to `session` once."""
+        """The KV rows first..end-1 and their logits, bound to `session` once, and the logits."""
         key = session, first, end
         if key not in self._bindings:
             binding = session.io_binding()
             for name, cache in self._kv.items():
-                rows = cache.at(first, end)
-                binding.bind_input(name, *rows)
-                binding.bind_output(name.replace("past_key_values", "present"), *rows)
-            logits = self._logits[first:end]
-            binding.bind_output("logits", "cpu", 0, logits.dtype.type, logits.shape, logits.ctypes.data)
-            self._bindings[key] = binding
+                binding.bind_input(name, *cache.at(first, end))
+            for output in session.get_outputs():
+                # present.N.key, and present.N.key.1 and so on where several tokens are attended to one by one
+                kind, *place = output.name.split(".")
+                if kind == "present":
+                    binding.bind_output(
+                        output.name, *self._kv[".".join(["past_key_values", *place[:2]])].at(first, end)
+                    )
+            shape = end - first, _tokens_of_logits(session), self.vocabulary
+            logits = self._logits[: shape[0] * shape[1]].reshape(shape)
+            binding.bind_output("logits", "cpu", 0, logits.dtype.type, shape, logits.ctypes.data)
+            self._bindings[key] = binding, logits
         return self._bindings[key]
+
+    def _verifies_exactly(self):
+        """Whether this CPU's kernels give the same logits for tokens at once as for one after the other."""
+        tokens = np.arange(1, self.verified + 1)
+        alone = [self.decode(tokens[place : place + 1])[0].copy() for place in range(self.verified)]
+        self.copy(0, 0, 0)
+        at_once = self.verify(0, tokens)
+        self.copy(0, 0, 0)
+        return np.array_equal(at_once, alone)
+
+
+def _tokens_of_logits(session):
+    """Return behind how many tokens of a row the graph gives logits."""
+    (logits,) = [output for output in session.get_outputs() if output.name == "logits"]
+    return logits.shape[1]

@@ -9,6 +9,7 @@ from collections import deque
 from threading import Condition, Thread
 
 import numpy as np
+from prompt_lookup import PromptLookup
 from request import answer_limit
 from rows import Swap
 from sampler import Sampler
@@ -34,7 +35,7 @@ class Generation(Sequence):
         self.log_probs, self.token_times = [], []
         self.finish_reason = None
         self.arrived = time.monotonic()
-        self.sampler = None
+        self.sampler = self.lookup = None
 
     def is_late(self, now):
         """Whether the time is over that its terms give it, or that they give it to start."""
@@ -45,13 +46,15 @@ class Generation(Sequence):
 class Engine:
     """A decoder, its scheduler, and the thread that steps them.
 
-    `steps` counts steps. `on_end(generation)` is called on the engine's thread when a generation has ended.
+    `steps` counts steps, `drafted_tokens` what speculation tried, and `accepted_tokens` what came true of it.
+    `on_end(generation)` is called on the engine's thread when a generation has ended.
     """
 
     def __init__(
         self, decoder, max_queue_size, chunk=CHUNK, on_end=lambda generation: None, on_error=lambda error: None
     ):
         self.decoder, self.steps = decoder, 0
+        self.drafted_tokens = self.accepted_tokens = 0
         self.scheduler = Scheduler(decoder.slots, max_queue_size, chunk)
         self._on_end, self._on_error = on_end, on_error
         self._cancelled = deque()
@@ -89,6 +92,15 @@ class Engine:
             self._cancelled.append(generation)
             self._changed.notify()
 
+    def counts(self):
+        """Return what is counted since the beginning, by the metrics' names."""
+        return {
+            "engine_steps": self.steps,
+            "drafted_tokens": self.drafted_tokens,
+            "accepted_tokens": self.accepted_tokens,
+            "preemptions": self.scheduler.preemptions,
+        }
+
     def close(self):
         """Stop the thread after its current step."""
         with self._changed:
@@ -117,6 +129,9 @@ class Engine:
             left -= chunk.stop - chunk.start
         prefilled = time.monotonic()
         running = list(self.scheduler.running)
+        if left == budget and (draft := self._draft(running)):
+            self._attempt(running, self._verify, running[0], draft)
+            return  # of what steps take it tells nothing
         if running:
             self._attempt(running, self._decode, running)
         self.scheduler.pace.stepped(budget - left, prefilled - begun, time.monotonic() - prefilled if running else 0.0)
@@ -166,12 +181,42 @@ class Engine:
         """
         tokens = [generation.output[generation.decoded] for generation in generations]
         logits = self.decoder.decode(np.array(tokens, np.int64))
-        with self._changed:
-            self.scheduler.decoded()
+        self._count_decoded()
         best = logits.argmax(axis=1).tolist()
         for generation, row, token in zip(generations, logits, best, strict=True):
             if generation.decoded == len(generation.output):
                 self._attempt([generation], self._sample, generation, row, token)
+
+    def _draft(self, running):
+        """Return what may be the next tokens of the one that runs; none where others run, or it is being caught up."""
+        if len(running) != 1 or not self.decoder.verified:
+            return []
+        (generation,) = running
+        room = self.decoder.length - self.decoder.lengths[generation.row]
+        if room < self.decoder.verified or generation.decoded < len(generation.output) - 1:
+            return []
+        if generation.lookup is None:
+            generation.lookup = PromptLookup(generation.prompt, generation.output, self.decoder.verified - 1)
+        return generation.lookup.draft()
+
+    def _verify(self, generation, draft):
+        """Append the last token and those of `draft` to the row, as far as they are what is sampled: at least one."""
+        row, before, had = generation.row, int(self.decoder.lengths[generation.row]), len(generation.output)
+        logits = self.decoder.verify(row, np.array([generation.output[-1], *draft], np.int64))
+        self.drafted_tokens += len(draft)
+        for place, drafted in enumerate([*draft, None]):
+            self._count_decoded()
+            self._sample(generation, logits[place], int(logits[place].argmax()))
+            if generation.finish_reason or generation.output[-1] != drafted:
+                break
+        self.accepted_tokens += place
+        if generation.finish_reason is None:
+            self.decoder.copy(row, row, before + place + 1)
+            generation.lookup.verified(len(generation.output) - had)
+
+    def _count_decoded(self):
+        with self._changed:
+            self.scheduler.decoded()
 
     def _sample(self, generation, logits, best):
         self._accept(generation, best if generation.sampler.is_plain else generation.sampler.next(logits))

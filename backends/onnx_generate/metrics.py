@@ -6,6 +6,8 @@
     tritonyard_slots_used                    gauge: running requests and the one in prefill
     tritonyard_engine_steps                  counter
     tritonyard_preemptions                   counter: how often a request gave its slot up to a better priority level
+    tritonyard_drafted_tokens                counter: tokens that were drafted and verified
+    tritonyard_accepted_tokens               counter: those of them that were right
     tritonyard_input_tokens                  counter
     tritonyard_cached_tokens                 counter: input tokens that a slot still had, and that were not computed
     tritonyard_output_tokens                 counter by finish_reason: those of cancelled requests were for nothing
@@ -41,7 +43,7 @@ class Metrics:
         self._between = self._metric("inter_token_seconds", kinds.HISTOGRAM, buckets=INTER_TOKEN_BUCKETS)
         self._gauges = {name: self._metric(name, kinds.GAUGE) for name in self._now()}
         self._shown = dict.fromkeys(self._gauges, 0)
-        self._counters = {name: self._metric(name, kinds.COUNTER) for name in self._so_far()}
+        self._counters = {name: self._metric(name, kinds.COUNTER) for name in self._engine.counts()}
         self._counted = dict.fromkeys(self._counters, 0)
         self._in = self._metric("input_tokens", kinds.COUNTER)
         self._cached = self._metric("cached_tokens", kinds.COUNTER)
@@ -93,11 +95,8 @@ class Metrics:
             "slots_used": scheduler.slots_used,
         }
 
-    def _so_far(self):
-        return {"engine_steps": self._engine.steps, "preemptions": self._engine.scheduler.preemptions}
-
     def _follow(self):
-        for name, total in self._so_far().items():
+        for name, total in self._engine.counts().items():
             if total > self._counted[name]:
                 self._counters[name].increment(total - self._counted[name])
                 self._counted[name] = total

@@ -15,6 +15,7 @@ from pipeline.onnx_decoder import CHAT, DECODER
 from pipeline.onnx_encoder import MODEL, TOKENIZER
 from pipeline.recipe import GeneratePrecision, GenerateRecipe, Profile
 from pipeline.store import Report, Step, Store
+from pipeline.verify_graph import write_verify_graph
 
 STEP = "onnx_decoder"
 # Where the graph is to run.
@@ -31,6 +32,7 @@ SOURCES = (
     "onnx_decoder.py",
     "prefill_graph.py",
     "rotation.py",
+    "verify_graph.py",
     "greedy.py",
     "fidelity.py",
     "texts/prose.txt",
@@ -81,6 +83,11 @@ class GeneratePlan:
         facts = onnx_decoder.save_facts(folder, decoder.context, out)
         report(f"building the graph in {self.precision}")
         onnx_decoder.build(folder, self.precision, out, provider=PROVIDERS[self.profile])
+        if self.step.covers["speculation"] and not write_verify_graph(out):
+            raise onnx_decoder.BuilderError(
+                f"{self.recipe.file}: engine.cpu.speculation = '{self.step.covers['speculation']}', but the graph of "
+                f"{self.recipe.checkpoint} in {self.precision} cannot verify drafts exactly; leave it out"
+            )
         signature = onnx_decoder.require_graph(out / MODEL, facts["vocab_size"])
         report("asking the checkpoint")
         reference = fidelity.load_reference(folder)
@@ -99,6 +106,12 @@ class GeneratePlan:
                 "for a golden request (a larger limits.max_tokens admits longer prompts)"
             )
         return found
+
+
+def _speculation(recipe: GenerateRecipe, profile: Profile, precision: GeneratePrecision) -> str | None:
+    """What the recipe says of the engine that it asks for; others it is compared with are without."""
+    engine = recipe.engine.cpu
+    return engine.speculation if engine and (profile, engine.precision) == ("cpu", precision) else None
 
 
 def require_context(recipe: GenerateRecipe, decoder: Decoder) -> None:
@@ -128,6 +141,7 @@ def plan_generate(
     covers: dict[str, Any] = {
         "checkpoint": pinned,
         "precision": precision,
+        "speculation": _speculation(recipe, profile, precision),
         "provider": PROVIDERS[profile],
         "gate": getattr(recipe.quality, precision).model_dump(),
         "max_tokens": recipe.limits.max_tokens,

@@ -129,6 +129,8 @@ class GenerateEngine(Declared):
     """How the decoder of the profile `cpu` is built."""
 
     precision: Literal["fp32", "int8", "int4"] = "int8"
+    speculation: Literal["prompt_lookup"] | None = None
+    """Draft what an answer repeats, and verify several tokens at once while one request runs alone."""
 
 
 class GenerateEngines(Declared):
