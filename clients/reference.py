@@ -6,8 +6,10 @@ As `help()` sees it, so that aliases are shown as what they stand for: `str | Ca
 import inspect
 import re
 from collections.abc import Iterator
+from functools import reduce
+from operator import or_
 from pathlib import Path
-from typing import Any, get_type_hints, is_typeddict
+from typing import Any, get_args, get_origin, get_type_hints, is_typeddict
 
 import tritonyard
 
@@ -95,6 +97,9 @@ def _class(name: str, kind: type) -> Iterator[str]:
 def _signature(name: str, found: Any) -> str:
     """Return a signature on one line, or else with a line for each parameter."""
     signature = inspect.signature(found)
+    if isinstance(found, type):
+        own = [each.replace(annotation=_own(each.annotation, found)) for each in signature.parameters.values()]
+        signature = signature.replace(parameters=own)
     result = signature.return_annotation
     shown = "" if isinstance(found, type) or result is signature.empty else f" -> {_shown(result)}"
     parameters = list(_parameters(signature))
@@ -102,6 +107,17 @@ def _signature(name: str, found: Any) -> str:
     return (
         line if len(line) <= WIDTH else "\n".join([f"{name}(", *(f"    {each}," for each in parameters), f"){shown}"])
     )
+
+
+def _own(hint: Any, kind: type) -> Any:
+    """Return a type with what `kind` puts in place of the type variable of its base."""
+    variables = getattr(hint, "__parameters__", ())
+    if not variables:
+        return hint
+    (base,) = kind.__orig_bases__  # type: ignore[attr-defined]
+    types = dict(zip(get_origin(base).__parameters__, get_args(base), strict=True))
+    # typing writes its own unions in another way than Python does.
+    return reduce(or_, get_args(hint[tuple(types[each] for each in variables)]))
 
 
 def _parameters(signature: inspect.Signature) -> Iterator[str]:

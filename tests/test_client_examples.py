@@ -106,10 +106,29 @@ def test_tests_of_an_example_pass_without_a_server(folder):
     assert "2 passed" in done.stdout, done.stdout
 
 
+# What is marked must be an error: a strict mypy refuses marks that are not needed.
+TYPED = """
+from tritonyard import AsyncClient, Client, Options
+
+
+async def later() -> str:
+    return ""
+
+
+AsyncClient(token=later)
+Client(token=lambda: "")
+Client(token=later)  # type: ignore[arg-type]
+options: Options = {"n": 2, "json_schema": {"const": [1]}, "logit_bias": {7: -1}}
+Client().generate("a", **options).choices[1].text.upper()
+Client().generate("a", n="2")  # type: ignore[call-overload]
+"""
+
+
 @pytest.mark.server
-def test_examples_satisfy_a_strict_type_checker():
+def test_examples_satisfy_a_strict_type_checker(tmp_path):
     """What a caller's own mypy makes of the exported types."""
-    files = sorted(map(str, EXAMPLES.glob("*.py")))
+    (tmp_path / "typed.py").write_text(TYPED)
+    files = sorted(map(str, [*EXAMPLES.glob("*.py"), tmp_path / "typed.py"]))
     done = subprocess.run(
         [sys.executable, "-m", "mypy", "--strict", *files], cwd=ROOT, capture_output=True, text=True, check=False
     )

@@ -3,6 +3,8 @@
 import inspect
 import json
 import re
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -82,6 +84,25 @@ def test_each_generation_has_an_id_of_its_own(client, fake):
     client.generate("a")
     assert list(client.generate("a", stream=True))
     assert len({*fake.ids, ""}) == 3
+
+
+FORKED = """
+import os, random
+from tritonyard._transport import _new_id
+for _ in range(3):
+    random.seed(0)
+    os.write(1, _new_id().encode() + b"\\n")
+if os.fork():
+    os.wait()
+os.write(1, _new_id().encode())
+"""
+
+
+@pytest.mark.wire
+def test_ids_are_no_others_after_a_fork_or_a_seed():
+    told = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, check=True).stdout
+    assert re.fullmatch(r"([0-9a-f]{32}\n?){5}", told)
+    assert len(set(re.findall(r"[0-9a-f]{32}", told))) == 5
 
 
 def test_messages_travel_as_json(client, fake):

@@ -56,6 +56,19 @@ def calling(fake, kind, events):
         yield client
 
 
+@pytest.mark.parametrize("times", [0, 1, 3, 4, 9])
+def test_nobody_need_hear_of_it(fake, kind, times):
+    fake.answer = failing(times)
+    with kind(fake.url, model="minilm", retry=QUICK) as client:
+        if times < 4:
+            assert client.embed("a").shape == (1, WIDTH)
+        else:
+            with pytest.raises(ServerOverloaded, match="Exceeds maximum queue size") as raised:
+                client.embed("a")
+            assert raised.value.attempts == 4
+    assert len(fake.requests) == min(times + 1, 4)
+
+
 def test_a_full_queue_is_tried_again(calling, fake, events):
     fake.answer = failing(2)
     assert calling.embed("a").shape == (1, WIDTH)

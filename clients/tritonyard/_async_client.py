@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from tritonyard._base import BaseClient
-from tritonyard._connection import Connection
+from tritonyard._connection import AsyncToken, Connection
 from tritonyard._datatype import Array
 from tritonyard._driver import async_carried_out
 from tritonyard._errors import TritonyardError
@@ -22,13 +22,13 @@ from tritonyard._policy import Send, Wait
 from tritonyard._shared_memory import PARTING_S, parting
 from tritonyard._stream import AsyncStream
 from tritonyard._tracing import Operation
-from tritonyard._transport import AsyncTransport, Call, Generate, Parameter
+from tritonyard._transport import AsyncTransport, Call, Generate, Parameter, Refused
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
-class AsyncClient(BaseClient[AsyncTransport]):
+class AsyncClient(BaseClient[AsyncTransport, AsyncToken]):
     """The asynchronous Client: the same methods, results and errors, to be awaited.
 
     It belongs to the event loop of its first call. Use it as an async context manager, or await `close()`. `token` may
@@ -186,7 +186,20 @@ class AsyncClient(BaseClient[AsyncTransport]):
             await asyncio.gather(*window, return_exceptions=True)
 
     async def _ask(self, call: Call, operation: Operation) -> Any:
-        return await async_carried_out(self._policy.attempts(call, operation), self._do)
+        """Return the answer to a call."""
+        alone = self._policy.alone
+        if alone is None or operation.is_traced:
+            steps = self._policy.attempts(call, operation)
+            return await async_carried_out(steps, next(steps), self._do)
+        try:
+            headers = await alone.connection.awaited_headers(operation.deadline)
+            return await alone.transport.ask(call, operation.deadline, headers)
+        except Refused as refused:
+            failure = refused
+        # From here on as if the first step had come to that.
+        steps = self._policy.attempts(call, operation)
+        next(steps)
+        return await async_carried_out(steps, steps.throw(failure), self._do)
 
     async def _do(self, step: Send[AsyncTransport] | Wait) -> Any:
         """Do one step and wait for what comes of it: the answer to a call, to a Generate what its answers come from."""

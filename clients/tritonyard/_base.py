@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Generic
 
-from tritonyard._connection import DEFAULT_URL, Address, AsyncToken, Compression, Connection, Tls
+from tritonyard._connection import DEFAULT_URL, Address, AnyToken, Compression, Connection, Tls
 from tritonyard._endpoints import Carrier, Endpoint, Endpoints
 from tritonyard._errors import ClientClosed, InvalidRequest
 from tritonyard._flows import utf8
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
 
 
-class BaseClient(Generic[Carrier]):
+class BaseClient(Generic[Carrier, AnyToken]):
     """The part of a client that neither waits nor sends."""
 
     def __init__(
@@ -31,7 +31,7 @@ class BaseClient(Generic[Carrier]):
         concurrency: int = 8,
         tls: Tls | None = None,
         headers: Mapping[str, str] | None = None,
-        token: AsyncToken | None = None,
+        token: AnyToken | None = None,
         compression: Compression | None = None,
         retry: Retry = DEFAULT_RETRY,
         on_event: OnEvent | None = None,

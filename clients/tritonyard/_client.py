@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from tritonyard._base import BaseClient
-from tritonyard._connection import Connection
+from tritonyard._connection import Connection, Token
 from tritonyard._datatype import Array
 from tritonyard._driver import carried_out
 from tritonyard._errors import TritonyardError
@@ -22,13 +22,13 @@ from tritonyard._policy import Send, Wait
 from tritonyard._shared_memory import PARTING_S, parting
 from tritonyard._stream import Stream
 from tritonyard._tracing import Operation
-from tritonyard._transport import Call, Generate, Parameter, Transport
+from tritonyard._transport import Call, Generate, Parameter, Refused, Transport
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
-class Client(BaseClient[Transport]):
+class Client(BaseClient[Transport, Token]):
     """A client of a Triton server, or of several alike, over gRPC (`grpc://host:port`, the default) or HTTP (`http://host:port`).
 
     `model` is used where a call names none. `timeout` (seconds) is the budget of a whole call, all its
@@ -230,8 +230,7 @@ class Client(BaseClient[Transport]):
     def _perform(self, calls: Sequence[Call], operation: Operation) -> list[Any]:
         """Return the answers to `calls` in order; the first error gives up what is under way."""
         if len(calls) == 1:
-            steps = self._policy.attempts(calls[0], operation)
-            return [carried_out(steps, next(steps), self._do)]
+            return [self._ask(calls[0], operation)]
         window: deque[Flight] = deque()
         answers = []
         try:
@@ -245,6 +244,21 @@ class Client(BaseClient[Transport]):
         finally:
             for flight in window:
                 flight.cancel()
+
+    def _ask(self, call: Call, operation: Operation) -> Any:
+        """Return the answer to a call that is under way by itself."""
+        alone = self._policy.alone
+        if alone is None or operation.is_traced:
+            steps = self._policy.attempts(call, operation)
+            return carried_out(steps, next(steps), self._do)
+        try:
+            return alone.transport.ask(call, operation.deadline, alone.connection.headers())
+        except Refused as refused:
+            failure = refused
+        # From here on as if the first step had come to that.
+        steps = self._policy.attempts(call, operation)
+        next(steps)
+        return carried_out(steps, steps.throw(failure), self._do)
 
     def _oldest(self, window: "deque[Flight]") -> Any:
         """Wait for the oldest call under way: a server takes them in turn, the others are hardly ahead."""

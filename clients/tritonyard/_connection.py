@@ -8,7 +8,7 @@ import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from tritonyard._errors import InvalidRequest
@@ -21,6 +21,7 @@ FORM = "write grpc://host:port or http://host:port, with TLS grpcs:// or https:/
 
 Token = str | Callable[[], str]
 AsyncToken = str | Callable[[], str | Awaitable[str]]
+AnyToken = TypeVar("AnyToken", bound=AsyncToken)
 Compression = Literal["gzip", "deflate"]
 COMPRESSIONS = ("gzip", "deflate")
 

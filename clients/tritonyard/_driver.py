@@ -45,8 +45,8 @@ async def async_until_answered(steps: Steps[Carrier], step: Step[Carrier], do: A
     return step.answer
 
 
-async def async_carried_out(steps: Steps[Carrier], do: AsyncDo) -> Any:
-    """Do all of `steps`; return the answer."""
-    answer = await async_until_answered(steps, next(steps), do)
+async def async_carried_out(steps: Steps[Carrier], step: Step[Carrier], do: AsyncDo) -> Any:
+    """Do `step` and what follows to the end; return the answer."""
+    answer = await async_until_answered(steps, step, do)
     next(steps, None)
     return answer

@@ -6,8 +6,6 @@ until when, is the driver's (`_client`).
 """
 
 from collections.abc import Generator, Iterable, Sequence
-from contextlib import AbstractContextManager
-from types import TracebackType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -48,38 +46,27 @@ def embedding(
     """Embed `texts`; `configs` remembers what models look like, from call to call."""
     texts = as_list(texts, model)
     encoded = [utf8(text, f"text {index}", model) for index, text in enumerate(texts)]
-    with Remembering(configs, model):
-        config = yield from described(model, configs)
+    try:
+        config = configs.get(model) or (yield from described(model, configs))
         check_embeds(config, model)
         # One text goes alone, whatever its length.
-        lengths = [estimate(text) for text in texts] if len(texts) > 1 else [1] * len(texts)
-        requests = cut(lengths, config.max_batch_size)
+        requests = [[0]] if len(texts) == 1 else cut([estimate(text) for text in texts], config.max_batch_size)
         width = max(config.outputs["embedding"].dims[-1], 0)
         calls = [embed_call(model, rows, [encoded[row] for row in rows], truncate) for rows in requests]
         answers = yield calls
         return in_order(len(texts), width, calls, answers)
+    except TritonyardError:
+        # It may have been replaced by one of another shape.
+        configs.pop(model, None)
+        raise
 
 
 def described(model: str, configs: dict[str, ModelConfig]) -> Flow[ModelConfig]:
-    """Return what `model` looks like, as `configs` remembers it or else the server says."""
-    config = configs.get(model)
-    if config is None:
-        (config,) = yield [GetConfig(model)]
-        configs[model] = config
+    """Ask what `model` looks like; `configs` remembers it."""
+    config: ModelConfig
+    (config,) = yield [GetConfig(model)]
+    configs[model] = config
     return config
-
-
-class Remembering(AbstractContextManager[None]):
-    """Forgets what `model` looks like after an error: it may have been replaced by one of another shape."""
-
-    def __init__(self, configs: dict[str, ModelConfig], model: str):
-        self._configs, self._model = configs, model
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if isinstance(value, TritonyardError):
-            self._configs.pop(self._model, None)
 
 
 def embed_call(model: str, rows: list[int], texts: list[bytes], truncate: bool) -> Infer:
@@ -132,7 +119,7 @@ def utf8(text: object, what: str, model: str | None = None) -> bytes:
 
 def check_embeds(config: ModelConfig, model: str) -> None:
     """Raise InvalidRequest unless the model has the shape of an embedding model."""
-    if set(config.inputs) != {"text"} or "embedding" not in config.outputs or config.max_batch_size < 1:
+    if config.inputs.keys() != {"text"} or "embedding" not in config.outputs or config.max_batch_size < 1:
         raise InvalidRequest(
             f"it turns {', '.join(config.inputs)} into {', '.join(config.outputs)} in batches of "
             f"{config.max_batch_size}, an embedding model turns text into embedding in batches of 1 or more; "

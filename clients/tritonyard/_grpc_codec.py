@@ -85,12 +85,11 @@ def _put(tensor: Any, place: Place) -> None:
 
 
 def _infer_answer(message: Any, places: Collection[str] = ()) -> Any:
-    return {
-        output.name: TensorConfig(output.datatype, tuple(output.shape))
-        if output.name in places
-        else tensor(output.name, output.datatype, list(output.shape), raw)
-        for output, raw in _pairs(message)
-    }
+    answer: dict[str, Any] = {}
+    for output, raw in _pairs(message):
+        name, datatype, shape = output.name, output.datatype, tuple(output.shape)
+        answer[name] = TensorConfig(datatype, shape) if name in places else tensor(name, datatype, shape, raw)
+    return answer
 
 
 def _pairs(message: Any) -> Iterator[tuple[Any, bytes]]:
@@ -130,7 +129,7 @@ def _values(output: Any, raw: bytes) -> Any:
     """
     if math.prod(output.shape) == 1:
         return _scalar(output, raw)
-    flat = tensor(output.name, output.datatype, list(output.shape), raw).ravel().tolist()
+    flat = tensor(output.name, output.datatype, output.shape, raw).ravel().tolist()
     return [_text(output, each) for each in flat] if output.datatype == "BYTES" else flat
 
 

@@ -8,13 +8,16 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
 from tritonyard._datatype import FLOATING, TRUTH, WHOLE, Array, Unfit, array_of, dtype_of, is_array, raw_of
-from tritonyard._errors import InvalidRequest, ServerFailed
-from tritonyard._flows import Flow, Remembering, described, utf8
+from tritonyard._errors import InvalidRequest, ServerFailed, TritonyardError
+from tritonyard._flows import Flow, described, utf8
 from tritonyard._shared_memory import Segments, sharing
 from tritonyard._transport import Infer, Input, ModelConfig, Parameter, TensorConfig
 
 INT64 = range(-(2**63), 2**63)
+MOST_FITTING = 1000
 
 
 def inferring(
@@ -27,8 +30,8 @@ def inferring(
     segments: Segments | None,
 ) -> Flow[dict[str, Array]]:
     """Ask `model`; `configs` remembers what models look like, from call to call, `segments` have its large tensors."""
-    with Remembering(configs, model):
-        config = yield from described(model, configs)
+    try:
+        config = configs.get(model) or (yield from described(model, configs))
         call = infer_call(model, config, inputs, outputs, parameters, idempotent)
         if segments is None:
             (answer,) = yield [call]
@@ -37,6 +40,10 @@ def inferring(
         if outputs is not None and (left := [name for name in call.outputs if name not in answer]):
             raise ServerFailed(f"it was asked for {_named(left)}, and left it out of its answer", model=model)
         return {name: answer[name] for name in call.outputs if name in answer}
+    except TritonyardError:
+        # It may have been replaced by one of another shape.
+        configs.pop(model, None)
+        raise
 
 
 def one_mapping(inputs: Mapping[str, object] | None, arrays: Mapping[str, object]) -> dict[str, object]:
@@ -63,17 +70,31 @@ def infer_call(
         fact = "it may answer one request many times (decoupled), and infer reads one answer"
         raise InvalidRequest(f"{fact}; a text generator is for generate and chat", model=model)
     try:
-        for name in inputs:
-            _require_known(name, config.inputs, "input")
-        _require_complete(inputs, config)
-        arrays = {name: _array(name, value, config) for name, value in inputs.items()}
-        _require_one_batch(arrays, config.max_batch_size)
+        arrays = _arrays(inputs, config)
         wanted = _outputs(outputs, config.outputs)
         said = {} if parameters is None else _parameters(parameters, model)
     except Unfit as unfit:
         raise InvalidRequest(str(unfit), model=model) from None
     tensors = [Input(name, config.inputs[name].datatype, array.shape, raw_of(array)) for name, array in arrays.items()]
     return Infer(model, tuple(tensors), wanted, said, idempotent=idempotent)
+
+
+def _arrays(given: Mapping[str, Any], config: ModelConfig) -> Mapping[str, Array]:
+    """Return what is sent for each input; raise Unfit."""
+    kinds = tuple(
+        [(name, each.dtype, each.shape) if type(each) is np.ndarray else None for name, each in given.items()]
+    )
+    if kinds in config.fitting:
+        return given
+    for name in given:
+        _require_known(name, config.inputs, "input")
+    _require_complete(given, config)
+    arrays = {name: _array(name, value, config) for name, value in given.items()}
+    _require_one_batch(arrays, config.max_batch_size)
+    # Of what was taken as it is nothing but dtype and shape was looked at.
+    if len(config.fitting) < MOST_FITTING and all(array is given[name] for name, array in arrays.items()):
+        config.fitting.add(kinds)
+    return arrays
 
 
 def _require_known(name: object, known: Mapping[str, TensorConfig], what: str) -> None:
@@ -112,7 +133,7 @@ def _array(name: str, value: object, config: ModelConfig) -> Array:
     if len(shape) < len(wants) and not is_array(value):
         shape = _filled(shape, wants)
     if len(shape) == len(wants) and all(want in (-1, size) for size, want in zip(shape, wants, strict=True)):
-        return array.reshape(shape)
+        return array if shape == array.shape else array.reshape(shape)
     mend = "; the first dimension is the batch" if config.max_batch_size and len(shape) < len(wants) else ""
     raise Unfit(f"{_told(name, tensor, config)} the shape {list(array.shape)}{mend}")
 

@@ -56,6 +56,8 @@ class Policy(Generic[Carrier]):
         self.endpoints, self.retry, self.on_event = endpoints, retry, on_event
         # Who waits to send something again is woken by it.
         self.closed = threading.Event()
+        # The one address of a client where nobody hears of decisions: until something goes wrong there are none.
+        self.alone = endpoints.all[0] if len(endpoints) == 1 and on_event is None else None
 
     def attempts(self, call: Call | Generate, operation: Operation) -> Steps[Carrier]:
         """Return the steps of `call`, the last of which has its answer; they raise TritonyardError."""

@@ -6,10 +6,12 @@ ever comes out of it but cancellation.
 
 import math
 import os
+import random
 import struct
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
@@ -22,8 +24,14 @@ Parameter = bool | int | float | str
 Headers = tuple[tuple[str, str], ...]
 
 
+# Of its own: a caller who seeds Python's would get the same ids again. It asks the system for nothing.
+_DICE = random.Random()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_DICE.seed)
+
+
 def _new_id() -> str:
-    return os.urandom(16).hex()
+    return _DICE.randbytes(16).hex()
 
 
 @dataclass(frozen=True)
@@ -35,7 +43,7 @@ class Place:
     size: int
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Input:
     """One input tensor: `raw` is its content in Triton's binary form, unless it lies at `place`."""
 
@@ -46,7 +54,7 @@ class Input:
     place: Place | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Infer:
     """Ask `model` for `outputs`; the answer is `dict[str, np.ndarray]`.
 
@@ -167,6 +175,11 @@ class ModelConfig:
     outputs: dict[str, TensorConfig]
     decoupled: bool = False
 
+    @cached_property
+    def fitting(self) -> set[tuple[Any, ...]]:
+        """Names, dtypes and shapes of arrays that were found to fit it, and need not be looked at again."""
+        return set()
+
 
 class Refused(Exception):
     """No good answer: a gRPC status name or an HTTP code, and the words that came with it.
@@ -248,25 +261,28 @@ class AsyncTransport(Protocol):
         """Close all connections."""
 
 
-def tensor(name: str, datatype: str, shape: list[int], raw: bytes) -> "np.ndarray[Any, Any]":
+def tensor(name: str, datatype: str, shape: Sequence[int], raw: bytes) -> "np.ndarray[Any, Any]":
     """Return an output in numpy form, BYTES as objects of type bytes; raise Refused where its parts contradict.
 
     All but BYTES is a view of `raw`.
     """
-    count = math.prod(shape)
     dtype = dtype_of(datatype)
     try:
-        flat = _texts(raw) if datatype == "BYTES" else np.frombuffer(raw, dtype, count)
-        fits = dtype is not None and flat.size == count and (datatype == "BYTES" or flat.nbytes == len(raw))
-    except (struct.error, ValueError):
+        if datatype == "BYTES":
+            return _texts(raw, shape)
+        found: np.ndarray[Any, Any] = np.ndarray(shape, dtype, raw)
+        fits = dtype is not None and found.nbytes == len(raw)
+    except (struct.error, ValueError, TypeError):
         fits = False
     if not fits:
-        raise Refused("INTERNAL", f"output '{name}' is {datatype} {shape} in {len(raw)} bytes, which cannot be")
-    return flat.reshape(shape)
+        raise Refused("INTERNAL", f"output '{name}' is {datatype} {list(shape)} in {len(raw)} bytes, which cannot be")
+    return found
 
 
-def _texts(raw: bytes) -> "np.ndarray[Any, Any]":
+def _texts(raw: bytes, shape: Sequence[int]) -> "np.ndarray[Any, Any]":
     from tritonclient.utils import deserialize_bytes_tensor
 
     flat: np.ndarray[Any, Any] = deserialize_bytes_tensor(raw)
-    return flat
+    if flat.size != math.prod(shape):
+        raise ValueError
+    return flat.reshape(shape)
