@@ -5,7 +5,7 @@ from itertools import product
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pace import Pace
+from pace import LEAST, Pace
 from rows import Swap
 from scheduler import QueueFull, Scheduler, Sequence
 from terms import Terms
@@ -349,18 +349,45 @@ def test_the_worst_level_comes_to_its_end_however_many_better_ones_come(slots, a
     assert (low.preempted > 0) == (after > 0)
 
 
-def test_prompt_tokens_are_kept_back_where_fewer_start_than_run() -> None:
-    played, budgets = Played(slots=4), []
-    played.scheduler.pace = Pace(CHUNK * 100)
-    for _ in range(20):
-        played.scheduler.pace.stepped(10, 0.01, 0.01)
-    for _ in range(4):
-        for _ in range(2):
-            played.submit([1])
-        budgets.append(played.scheduler.budget == CHUNK * 100)
-        played.step()
+MOST = 20
+
+
+@pytest.fixture
+def paced() -> Played:
+    """Four rows; a step may carry 20 prompt tokens, but fewer where they hold others up."""
+    played = Played(slots=4)
+    played.scheduler.pace = Pace(MOST)
+    played.scheduler.pace.stepped(10, 0.01, 0.001)
+    return played
+
+
+def test_prompt_tokens_are_kept_back_where_fewer_start_than_run(paced) -> None:
+    budgets = []
+    for turn in range(3):
+        for number in range(2):
+            paced.submit([2 * turn + number] * (MOST + 1))
+        budgets.append(paced.scheduler.budget)
+        paced.finish()
     # 2 start and 0 run, 2 and 2, and then none may start.
-    assert budgets == [True, True, False, False]
+    assert budgets == [MOST, MOST, LEAST]
+
+
+def test_a_prompt_that_needs_one_step_alone_is_not_cut(paced) -> None:
+    for number in range(2):
+        paced.submit([number])
+        paced.finish()
+    for prompt, budget in (
+        (SYSTEM, MOST),
+        ([50] * (MOST + 1), LEAST),
+        ([*SYSTEM[:4], *[51] * MOST], MOST),
+        ([*SYSTEM[:4], *[52] * (MOST + 1)], LEAST),
+    ):
+        sequence, budgets = paced.submit(prompt), set()
+        while sequence not in paced.scheduler.running:
+            budgets.add(paced.scheduler.budget)
+            paced.step()
+        assert budgets == {budget}
+        paced.remove(sequence)
 
 
 lengths = st.tuples(st.integers(1, 9), st.integers(1, 9))

@@ -38,7 +38,7 @@ class Pace:
     """What steps took, in seconds; `chunk` prompt tokens is the most of a step."""
 
     def __init__(self, chunk):
-        self._chunk = chunk
+        self.chunk = chunk
         self._decode, self._token, self._step = (Mean(most=HELD_UP) for _ in range(3))
         self._used = Mean()  # the part of what an answer may have that answers have
 
@@ -58,8 +58,8 @@ class Pace:
     def budget(self, is_free):
         """Return how many prompt tokens the next step may carry; `is_free` where they are kept back by nobody."""
         if is_free or None in (self._decode.value, self._token.value):
-            return self._chunk
-        return min(self._chunk, max(LEAST, int((STRETCH - 1) * self._decode.value / self._token.value) - PASS))
+            return self.chunk
+        return min(self.chunk, max(LEAST, int((STRETCH - 1) * self._decode.value / self._token.value) - PASS))
 
     def start_s(self, left, ahead, chunk):
         """Return in how many seconds one more request would start; None when too little was measured.

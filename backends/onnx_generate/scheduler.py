@@ -117,9 +117,12 @@ class Scheduler:
 
     @property
     def budget(self):
-        """How many prompt tokens the next step may carry: as many as it can where no fewer start than run."""
+        """How many prompt tokens the next step may carry.
+
+        As many as it can for a prompt that needs no more, since cutting costs time, and where no fewer start than run.
+        """
         starting = bool(self.prefilling) + min(len(self.waiting), self.slots - self.slots_used)
-        return self.pace.budget(is_free=starting >= len(self.running))
+        return self.pace.budget(is_free=starting >= len(self.running) or self._is_short())
 
     def submit(self, sequence):
         """Put `sequence` in the queue; a request for which a row is free does not count as queued.
@@ -195,6 +198,14 @@ class Scheduler:
         if not yielding:
             return None, None
         return best, max(yielding, key=lambda each: (each.terms.priority_level, -len(each.output)))
+
+    def _is_short(self):
+        """Whether a step has room for all that must be computed of the prompt that is next."""
+        sequence = self.prefilling or self._candidate()[0]
+        if not sequence:
+            return False
+        had = self._rows.match(sequence) if sequence.row is None else sequence.cached
+        return sequence.prompt_length - had <= self.pace.chunk
 
     def _start(self, sequence):
         sequence.has_turn = self.waiting.start(sequence)

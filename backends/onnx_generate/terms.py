@@ -19,8 +19,9 @@ class Terms:
 
     `priority_level`: 1 is the best, as in Triton. A better one starts first, and takes the slot of a worse one.
     `tenant`: the slots are shared out among tenants, not among requests.
-    `timeout`: the answer ends then with what it has, and says `timeout`. Triton's own.
-    `queue_timeout`: so does a request that has not started by then; one that would not is refused at once.
+    `timeout`: the answer ends then with what it has, and says `timeout`; without a token, the detokenizer refuses it.
+    The name and the unit are Triton's.
+    `queue_timeout`: so does a request that has no slot by then; one that would have none is refused at once.
     `cache_salt`: prompts share what was computed of them only with those of the same salt, so that nobody else can
     tell by the time to the first token what was asked before. The name is vLLM's.
     """
