@@ -98,13 +98,15 @@ def test_a_prompt_cut_otherwise_leaves_the_same_bits(smollm2: tuple[Plan, Artefa
 
 
 @pytest.mark.build
-def test_without_vnni_prompts_go_through_the_first_graph(
+def test_prompts_go_through_the_graph_that_this_cpu_is_for(
     smollm2: tuple[Plan, Artefact], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text, folder = np.random.default_rng(3).integers(5, 40000, 40), smollm2[1].folder
-    wanted = GreedyDecoder(folder, 1, 64).feed(text[None], 0)[0]
+    plain = GreedyDecoder(folder, 1, 64)
+    first, here = (plain.feed(text[None], 0, prompt=prompt)[0].copy() for prompt in (False, True))
+    assert np.array_equal(Decoder(folder, 1, 64).prefill(0, text), here)
     monkeypatch.setattr("decoder.has_vnni", lambda: False)
-    assert np.array_equal(Decoder(folder, 1, 64).prefill(0, text), wanted)
+    assert np.array_equal(Decoder(folder, 1, 64).prefill(0, text), first)
 
 
 @pytest.mark.build
