@@ -5,7 +5,7 @@ import struct
 
 import pytest
 from fake_kserve import said
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2
 
@@ -146,6 +146,7 @@ WITH_TOP = st.builds(LogProb, TEXTS, st.floats(-99, 0), st.binary(max_size=3), s
 LOG_PROBS = st.none() | st.lists(WITH_TOP, max_size=3).map(tuple)
 
 
+@settings(max_examples=30)
 @given(
     st.builds(
         Delta,

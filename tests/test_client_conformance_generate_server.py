@@ -161,6 +161,7 @@ NOT_SERVED = [
     (generate("a", logit_bias={99999: 1}), InvalidRequest, "logit_bias names the token '99999'; the vocabulary has"),
     (generate("a", json_schema={"type": "objekt"}), InvalidRequest, "json_schema is refused: Invalid type: objekt"),
     (generate("a", json=True, regex="a"), InvalidRequest, "regex and json are given"),
+    (generate("a", priority_level=10), InvalidRequest, "priority_level is 10; give a whole number from 1 to 9"),
     (generate("On:", max_tokens=60, min_tokens=60, timeout=0.2), DeadlineExceeded, "no complete answer within 0.2 s"),
     (chat([{"role": "usr", "content": "x"}]), InvalidRequest, "unknown role 'usr'; did you mean 'user'?"),
     (chat([{"role": "user"}]), InvalidRequest, "message 0 (user) has no content"),

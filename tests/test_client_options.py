@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ensembles import generate as ensemble
@@ -75,12 +75,14 @@ def test_options_become_inputs(options, inputs):
     assert inputs_of(**options) == inputs
 
 
+@settings(max_examples=30)
 @given(st.dictionaries(st.text(), st.none() | st.booleans() | st.text()))
 def test_a_schema_is_sent_as_it_is(schema):
     (guide,) = inputs_of(json_schema=schema)["guided_decoding_guide"]
     assert json.loads(guide) == schema
 
 
+@settings(max_examples=30)
 @given(st.dictionaries(st.integers(0, 99999), st.floats(-100, 100) | st.integers(-100, 100)))
 def test_biases_are_an_object_of_json(biases):
     (text,) = inputs_of(logit_bias=biases)["logit_bias"]
@@ -119,7 +121,7 @@ def test_how_many_answers_a_call_asks_for():
         ({"cache_salt": "é", "tenant": "t"}, {"cache_salt": "é", "tenant": "t"}),
         ({"priority_level": np.int32(9)}, {"priority_level": 9}),
         ({"queue_timeout": 2}, {"queue_timeout": 2_000_000}),
-        ({"queue_timeout": 0.0015}, {"queue_timeout": 1500}),
+        ({"queue_timeout": 1.001}, {"queue_timeout": 1_001_000}),
         ({"queue_timeout": 1e-6}, {"queue_timeout": 1}),
         ({"tenant": None}, {}),
     ],

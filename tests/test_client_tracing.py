@@ -73,6 +73,17 @@ def test_a_generation_tells_what_it_came_to(traced, fake, exporter, method):
     assert attempt.attributes["tritonyard.request_id"] == fake.ids[0]
 
 
+def test_a_generation_tells_why_each_of_its_answers_ended(traced, fake, exporter):
+    fake.write = lambda inputs: iter(
+        {**said("a", reason, count), "sequence_index": index}
+        for index, reason, count in ((1, "stop", 2), (0, "length", 3))
+    )
+    list(traced.generate("Hi", n=2, temperature=1, stream=True))
+    *_, call = exporter.get_finished_spans()
+    assert call.attributes["gen_ai.response.finish_reasons"] == ("length", "stop")
+    assert call.attributes["gen_ai.usage.output_tokens"] == 5
+
+
 def test_errors_are_on_both_spans(traced, fake, exporter):
     def write(inputs):
         yield said("hel")

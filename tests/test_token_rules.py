@@ -72,6 +72,7 @@ BAD: dict[str, tuple[dict[str, list[Any]], str]] = {
     "not JSON": ({"logit_bias": [b"{"]}, "logit_bias is not JSON: "),
     "a list": ({"logit_bias": [b"[1]"]}, "logit_bias is not a JSON object of at most 1024 token ids"),
     "a word": ({"logit_bias": [b'{"a": 1}']}, "logit_bias names the token 'a'; the vocabulary has the ids 0 to 27"),
+    "half a character": ({"logit_bias": [rb'{"\ud800": 1}']}, r"logit_bias names the token '\ud800'"),
     "no such token": ({"logit_bias": [b'{"28": 1}']}, "logit_bias names the token '28'"),
     "negative": ({"logit_bias": [b'{"-1": 1}']}, "logit_bias names the token '-1'"),
     "too much": ({"logit_bias": [b'{"1": 100.5}']}, "logit_bias of token 1 is 100.5; give a number from -100 to 100"),
@@ -85,3 +86,4 @@ def test_what_is_refused_is_said(sent: dict[str, list[Any]], words: str) -> None
     with pytest.raises(Refusal) as refused:
         rules().read(sent)
     assert words in str(refused.value)
+    assert str(refused.value).encode()

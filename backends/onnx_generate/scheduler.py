@@ -7,8 +7,8 @@ leaves changes places with the last one, so that running rows stay the first one
 Prompts are prefilled in the order of `waiting.py` and in chunks: a step carries so many prompt tokens, of as many
 prompts as fit, so a long prompt delays running requests by one chunk a step and no more. Where a prompt is cut makes no
 difference to its tokens, bit for bit, but for a chunk of one: that goes through the kernels of decoding (as does the
-last token of 129, 257, ...), and with int8 weights the last bits decide near-ties. So no chunk has one token, but of a
-prompt of one.
+last token of 129, 257, ... where an engine has one graph alone), and with int8 weights the last bits decide near-ties.
+So no chunk has one token, but of a prompt of one.
 
 A request of a better priority level takes the place of the one in mid prefill, and where no row is free that of the
 running one that is of the worst level, and among these has the shortest answer. That one waits again, before all of its

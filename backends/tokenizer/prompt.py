@@ -57,7 +57,9 @@ class Prompts:
         Raises Refusal with what is wrong.
         """
         _, ids = self.read(sent)
-        stop = [_stop_word(index, word) for index, word in enumerate(sent.get("stop_words", []))]
+        words = sent.get("stop_words", [])
+        # NVIDIA's examples send one empty word for none.
+        stop = [_stop_word(index, word) for index, word in enumerate(words if words != [b""] else [])]
         return Prompt(ids, sent.get("stream") == [True], stop, *sent.get("num_return_sequences", []))
 
     def read(self, sent):

@@ -4,6 +4,10 @@
 class Refusal(Exception):
     """One request is refused; the message is the caller's answer, with Triton's code INVALID_ARG."""
 
+    def __init__(self, message):
+        # JSON may quote half of a surrogate pair, which Triton cannot send.
+        super().__init__(message.encode(errors="backslashreplace").decode())
+
 
 def utf8(value, name):
     """Return the bytes `value` as text; raise Refusal that names `name` and the place of the first bad byte."""

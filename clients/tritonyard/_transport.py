@@ -23,7 +23,6 @@ Parameter = bool | int | float | str
 # What a call is sent with, names in lower case.
 Headers = tuple[tuple[str, str], ...]
 
-
 # Of its own: a caller who seeds Python's would get the same ids again. It asks the system for nothing.
 _DICE = random.Random()
 if hasattr(os, "register_at_fork"):
@@ -43,6 +42,7 @@ class Place:
     size: int
 
 
+# These two are not frozen: making them so would cost a tenth of a call's time here.
 @dataclass(slots=True)
 class Input:
     """One input tensor: `raw` is its content in Triton's binary form, unless it lies at `place`."""
