@@ -254,7 +254,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         "max_tokens is 13, but a prompt of 500 tokens leaves room for 12 of the 512 that a slot holds; lower it",
     ),
     "no answer": ({"text_input": "a", "max_tokens": 0}, "max_tokens is 0; give 1 or more"),
-    "a bad stop word": ({"text_input": "a", "stop_words": [""]}, "stop word 0 has 0 characters"),
+    "a bad stop word": ({"text_input": "a", "stop_words": ["a", ""]}, "stop word 1 has 0 characters"),
 }
 
 
