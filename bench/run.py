@@ -37,7 +37,7 @@ RESULTS = Path(__file__).parent / "results.json"
 TASKS = ("embed", "generate", "sdk", "generator", "yard")
 IDLE_MODELS = Path(__file__).parent / "models"
 READY_S = 60.0
-TOOLS = ("onnxruntime", "torch", "tritonclient", "sentence-transformers")
+TOOLS = ("onnxruntime", "torch", "tritonclient", "sentence-transformers", "openvino-genai")
 
 
 def nothing_to_do() -> Figure:

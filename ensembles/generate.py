@@ -16,6 +16,8 @@ from typing import Literal
 from ensembles.model import DataType, Ensemble, Model, Step, Tensor
 
 Provider = Literal["cpu", "cuda"]
+# Both take the same tensors; what the second cannot do it refuses (docs/openvino.md).
+GenerateBackend = Literal["onnx_generate", "openvino_generate"]
 
 # The text side, as callers see it.
 TEXT_INPUT = Tensor("text_input", "BYTES", (1,), optional=True)
@@ -106,9 +108,11 @@ class GenerateSpec:
     max_queue_size: int
 
 
-def generate_ensemble(spec: GenerateSpec, provider: Provider = "cpu") -> Ensemble:
-    """Compose the three models of `spec` and wire them; the decoder runs on ONNX Runtime's `provider`."""
-    tokenizer, decoder, detokenizer = _tokenizer(spec), _decoder(spec, provider), _detokenizer(spec)
+def generate_ensemble(
+    spec: GenerateSpec, provider: Provider = "cpu", backend: GenerateBackend = "onnx_generate"
+) -> Ensemble:
+    """Compose the three models of `spec` and wire them; the decoder runs under `backend`, on `provider`."""
+    tokenizer, decoder, detokenizer = _tokenizer(spec), _decoder(spec, provider, backend), _detokenizer(spec)
     settings = tuple(Tensor(name, dtype, (1,), optional=True) for name, (_, dtype) in SAMPLING.items())
     asked = {inner: outer for outer, (inner, _) in SAMPLING.items()}
     asked |= {tensor.name: tensor.name for tensor in MORE_SAMPLING}
@@ -166,11 +170,11 @@ def tokenizer_model(
     )
 
 
-def _decoder(spec: GenerateSpec, provider: Provider) -> Model:
+def _decoder(spec: GenerateSpec, provider: Provider, backend: GenerateBackend) -> Model:
     settings = tuple(Tensor(inner, dtype, (1,), optional=True) for inner, dtype in SAMPLING.values())
     return Model(
         name=f"{spec.name}_decoder",
-        backend="onnx_generate",
+        backend=backend,
         max_batch_size=1,
         inputs=(
             # Optional, because a request that says `stop` carries none.

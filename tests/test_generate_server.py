@@ -17,6 +17,7 @@ from few_slots import few_slots
 from served_metrics import value
 from tokenizers import Tokenizer
 
+from pipeline.fidelity import PlainDecoder
 from pipeline.greedy import GreedyDecoder
 from pipeline.plan import Plan
 from pipeline.store import Artefact
@@ -40,10 +41,10 @@ STEPS_TO_CANCEL, LONGEST = 8, 40
 class Oracle:
     """What greedy decoding gives: the engine alone, one request at a time, remembered."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, decoder: PlainDecoder):
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._end_ids = json.loads((folder / "decoder.json").read_text())["end_ids"]
-        self._decoder = GreedyDecoder(folder, 1, 1024)
+        self._decoder = decoder
         self._known: dict[tuple[str, int], list[int]] = {}
 
     def ids(self, prompt: str, max_tokens: int) -> list[int]:
@@ -59,7 +60,7 @@ class Oracle:
 
 @pytest.fixture(scope="module")
 def oracle(smollm2: tuple[Plan, Artefact]) -> Oracle:
-    return Oracle(smollm2[1].folder)
+    return Oracle(smollm2[1].folder, GreedyDecoder(smollm2[1].folder, 1, 1024))
 
 
 @pytest.fixture

@@ -20,13 +20,26 @@ ARROWS = {
 }
 FOLDERS = {"pipeline": ROOT / "build" / "pipeline", "tritonyard": ROOT / "clients" / "tritonyard"}
 # What `yard engines` with nothing to do, and every decision, must not pay for at import time.
-HEAVY = {"torch", "transformers", "onnx", "onnxruntime", "locust", "huggingface_hub", "gguf", "matplotlib", "modelopt"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "onnx",
+    "onnxruntime",
+    "locust",
+    "huggingface_hub",
+    "gguf",
+    "matplotlib",
+    "modelopt",
+    "openvino",
+}
 BACKEND_MODULES = {
     *(
         "jinja2",
         "llguidance",
         "numpy",
         "onnxruntime",
+        "openvino",
+        "openvino_genai",
         "tensorrt_llm",
         "tokenizers",
         "triton_python_backend_utils",

@@ -21,6 +21,7 @@ from pipeline.gpu_engines import (
     TensorRtEngine,
     TensorRtLlmEngine,
 )
+from pipeline.openvino_plan import plan_openvino
 from pipeline.plan import GOLDEN, Plan
 from pipeline.quality import QualityError
 from pipeline.recipe import (
@@ -87,6 +88,8 @@ class Engines:
                 return plan_engine(recipe, engine, folder, pinned, self._digests, *tools)
             case LlmApiEngine():
                 return plan_llmapi(recipe, engine, folder, pinned, self._digests, self.store)
+            case GenerateEngine(kind="openvino") if precision is None:
+                return plan_openvino(recipe, folder, pinned, self._digests, self.store)
             case GenerateEngine() | OnnxDecoderEngine():
                 chosen = precision or engine.precision
                 return plan_generate(recipe, profile, chosen, folder, pinned, self._digests, self.store)

@@ -5,11 +5,11 @@ teacher-forced: one wrong token does not make the rest of an answer wrong.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline.greedy import GreedyDecoder
 from pipeline.onnx_decoder import load_tokenizer
@@ -17,6 +17,8 @@ from pipeline.onnx_encoder import TOKENIZER
 from pipeline.recipe import GenerateGate
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from transformers import PreTrainedModel
 
 TEXTS = Path(__file__).parent / "texts"
@@ -27,6 +29,23 @@ PASSAGE_TOKENS = 256
 ROWS = 4
 # The golden answer is short enough to be there at once.
 GOLDEN_TOKENS = 16
+
+
+class PlainDecoder(Protocol):
+    """The plainest loop over an engine, whatever its kind; `greedy.GreedyDecoder` says what each does."""
+
+    def teacher_forced(self, texts: Sequence[Sequence[int]], prompt: bool = False) -> "Iterator[NDArray[np.float32]]":
+        """Yield the logits FP32 [rows, V] behind each position of `texts`."""
+
+    def answering(self, prompt: Sequence[int], answer: Sequence[int]) -> "Iterator[NDArray[np.float32]]":
+        """Yield the logits FP32 [V] before each token of `answer`."""
+
+    def generate_greedy(self, ids: Sequence[int], max_tokens: int, end_ids: Collection[int]) -> list[int]:
+        """Continue the prompt `ids`."""
+
+
+# How an engine is opened: its folder, the rows, and the tokens of each.
+Opener = Callable[[Path, int, int], PlainDecoder]
 
 
 @dataclass(frozen=True)
@@ -131,7 +150,12 @@ def _until_end(ids: list[int], end_ids: Sequence[int]) -> list[int]:
 
 
 def measure(
-    reference: "PreTrainedModel", folder: Path, engine: Path, known: Sequence[Answer], context: int
+    reference: "PreTrainedModel",
+    folder: Path,
+    engine: Path,
+    known: Sequence[Answer],
+    context: int,
+    opened: Opener = GreedyDecoder,
 ) -> Fidelity:
     """Run reference and engine over the shipped prose and over the `known` answers, each as it would be served.
 
@@ -143,10 +167,10 @@ def measure(
     losses: list[tuple[float, float]] = []
     hits: list[bool] = []
     worst = 0.0
-    for token, want, have in _prose(reference, engine, prose):
+    for token, want, have in _prose(reference, engine, prose, opened):
         worst = max(worst, float(abs(want - have).max()))
         losses.append((_loss(have, token), _loss(want, token)))
-    for want, have in _answered(reference, engine, known):
+    for want, have in _answered(reference, engine, known, opened):
         worst = max(worst, float(abs(want - have).max()))
         hits.append(bool(want.argmax() == have.argmax()))
     engine_loss, reference_loss = (sum(column) / len(losses) for column in zip(*losses, strict=True))
@@ -160,9 +184,11 @@ def measure(
     )
 
 
-def _prose(reference: "PreTrainedModel", engine: Path, texts: Sequence[list[int]]) -> Iterator[tuple[int, Any, Any]]:
+def _prose(
+    reference: "PreTrainedModel", engine: Path, texts: Sequence[list[int]], opened: Opener
+) -> Iterator[tuple[int, Any, Any]]:
     """Of each position of each text: the next token, and before it the reference's logits [V] and the engine's."""
-    decoder = GreedyDecoder(engine, ROWS, max(map(len, texts)))
+    decoder = opened(engine, ROWS, max(map(len, texts)))
     ordered = sorted(texts, key=len)  # rows of one group end together
     for group in (ordered[start : start + ROWS] for start in range(0, len(ordered), ROWS)):
         wanted = [_logits(reference, ids) for ids in group]
@@ -172,19 +198,14 @@ def _prose(reference: "PreTrainedModel", engine: Path, texts: Sequence[list[int]
                     yield ids[position + 1], want[position], have
 
 
-def _answered(reference: "PreTrainedModel", engine: Path, known: Sequence[Answer]) -> Iterator[tuple[Any, Any]]:
+def _answered(
+    reference: "PreTrainedModel", engine: Path, known: Sequence[Answer], opened: Opener
+) -> Iterator[tuple[Any, Any]]:
     """Of each token of each answer: the reference's logits [V] before it, and the engine's."""
-    import numpy as np
-
-    decoder = GreedyDecoder(engine, 1, max(len(each.prompt) + len(each.answer) for each in known))
+    decoder = opened(engine, 1, max(len(each.prompt) + len(each.answer) for each in known))
     for each in known:
-        start = len(each.prompt)
-        ids = np.array([each.prompt + each.answer])
-        wanted = _logits(reference, ids[0].tolist())[start - 1 :]
-        yield wanted[0], decoder.feed(ids[:, :start], 0, prompt=True)[0]
-        for offset in range(1, len(each.answer)):
-            position = start + offset - 1
-            yield wanted[offset], decoder.feed(ids[:, position : position + 1], position, prompt=False)[0]
+        wanted = _logits(reference, each.prompt + each.answer)[len(each.prompt) - 1 :]
+        yield from zip(wanted, decoder.answering(each.prompt, each.answer), strict=False)
 
 
 def _logits(reference: "PreTrainedModel", ids: list[int]) -> Any:
@@ -203,7 +224,9 @@ def _loss(logits: Any, token: int) -> float:
     return float(np.log(np.exp(shifted).sum()) - shifted[token])
 
 
-def golden(engine: Path, known: Sequence[Answer], facts: dict[str, Any], max_tokens: int) -> dict[str, Any]:
+def golden(
+    engine: Path, known: Sequence[Answer], facts: dict[str, Any], max_tokens: int, opened: Opener = GreedyDecoder
+) -> dict[str, Any]:
     """Return the request that a served model must answer right before its server counts as ready.
 
     Of the shipped prompts the one on whose first tokens engine and reference agree longest: `max_tokens` of them, which
@@ -212,7 +235,7 @@ def golden(engine: Path, known: Sequence[Answer], facts: dict[str, Any], max_tok
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(engine / TOKENIZER))
-    decoder = GreedyDecoder(engine, 1, max(len(each.prompt) for each in known) + GOLDEN_TOKENS)
+    decoder = opened(engine, 1, max(len(each.prompt) for each in known) + GOLDEN_TOKENS)
     best: dict[str, Any] = {"max_tokens": 0, "text": ""}
     for each in known:
         if len(each.prompt) + GOLDEN_TOKENS > max_tokens:

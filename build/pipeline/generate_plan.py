@@ -99,13 +99,18 @@ class GeneratePlan:
 
     def misses(self, facts: Mapping[str, Any]) -> list[str]:
         """Return each limit of the plan's gate that the measured `facts` miss."""
-        found = fidelity.misses(Fidelity(**facts["fidelity"]), getattr(self.recipe.quality, self.precision))
-        if (agreed := facts["golden_tokens"]) < MIN_GOLDEN_TOKENS:
-            found.append(
-                f"the first {agreed} tokens of its best answer are the checkpoint's, {MIN_GOLDEN_TOKENS} are wanted "
-                "for a golden request (a larger limits.max_tokens admits longer prompts)"
-            )
-        return found
+        gate = getattr(self.recipe.quality, self.precision)
+        return fidelity.misses(Fidelity(**facts["fidelity"]), gate) + golden_misses(facts)
+
+
+def golden_misses(facts: Mapping[str, Any]) -> list[str]:
+    """Return, in words, that an engine with these `facts` has no golden request, if so."""
+    if (agreed := facts["golden_tokens"]) >= MIN_GOLDEN_TOKENS:
+        return []
+    return [
+        f"the first {agreed} tokens of its best answer are the checkpoint's, {MIN_GOLDEN_TOKENS} are wanted for a "
+        "golden request (a larger limits.max_tokens admits longer prompts)"
+    ]
 
 
 def _speculation(recipe: GenerateRecipe, profile: Profile, precision: GeneratePrecision) -> str | None:

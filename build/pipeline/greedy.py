@@ -85,6 +85,18 @@ class GreedyDecoder:
         for position in range(ids.shape[1]):
             yield self.feed(ids[:, position : position + 1], position, prompt)
 
+    def answering(self, prompt: Sequence[int], answer: Sequence[int]) -> Iterator["NDArray[np.float32]"]:
+        """Feed `prompt` at once and `answer` token by token, on all rows; yield the logits FP32 [V] before each token.
+
+        A view as above.
+        """
+        import numpy as np
+
+        ids = np.tile(np.array([*prompt, *answer], np.int64), (self.rows, 1))
+        yield self.feed(ids[:, : len(prompt)], 0, prompt=True)[0]
+        for position in range(len(prompt), ids.shape[1] - 1):
+            yield self.feed(ids[:, position : position + 1], position)[0]
+
     def generate_greedy(self, ids: Sequence[int], max_tokens: int, end_ids: Collection[int]) -> list[int]:
         """Continue the prompt `ids` on the first row by at most `max_tokens` tokens; the end token is left out."""
         import numpy as np

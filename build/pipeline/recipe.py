@@ -128,9 +128,19 @@ class EmbedDeclaration(Declared):
 class GenerateEngine(Declared):
     """How the decoder of the profile `cpu` is built."""
 
+    kind: Literal["onnx", "openvino"] = "onnx"
+    """An ONNX graph under our own `onnx_generate`, or OpenVINO GenAI under `openvino_generate`."""
     precision: Literal["fp32", "int8", "int4"] = "int8"
     speculation: Literal["prompt_lookup"] | None = None
     """Draft what an answer repeats, and verify several tokens at once while one request runs alone."""
+
+    @model_validator(mode="after")
+    def _can_be(self) -> Self:
+        if self.kind == "openvino" and self.precision != "int8":
+            raise ValueError(f"kind = 'openvino' is built in int8, not {self.precision}; leave precision out")
+        if self.kind == "openvino" and self.speculation:
+            raise ValueError("kind = 'openvino' does not speculate; leave speculation out")
+        return self
 
 
 class GenerateEngines(Declared):

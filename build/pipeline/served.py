@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ensembles.embed import EmbedSpec, embed_ensemble
-from ensembles.generate import GenerateSpec, generate_ensemble
+from ensembles.generate import GenerateBackend, GenerateSpec, generate_ensemble
 from ensembles.llmapi import llmapi_ensemble
 from ensembles.model import Ensemble
 from ensembles.tensorrt_llm import tensorrt_llm_ensemble
@@ -71,4 +71,6 @@ def _generate(recipe: GenerateRecipe, profile: Profile) -> Ensemble:
         case LlmApiEngine():
             return llmapi_ensemble(spec)
         case _:
-            return generate_ensemble(spec, "cuda" if engine else "cpu")
+            on_openvino = profile == "cpu" and recipe.engine.cpu and recipe.engine.cpu.kind == "openvino"
+            backend: GenerateBackend = "openvino_generate" if on_openvino else "onnx_generate"
+            return generate_ensemble(spec, "cuda" if engine else "cpu", backend)
