@@ -173,6 +173,7 @@ class Engine:
         self._move(moves)
         if chunk.is_last and not generation.output:
             self._accept(generation, generation.sampler.next(logits))
+            self._tell(generation)
 
     def _decode(self, generations):
         """Append the next token of each answer to its row; where that was the last, the one that follows is sampled.
@@ -186,6 +187,7 @@ class Engine:
         for generation, row, token in zip(generations, logits, best, strict=True):
             if generation.decoded == len(generation.output):
                 self._attempt([generation], self._sample, generation, row, token)
+                self._tell(generation)
 
     def _draft(self, running):
         """Return what may be the next tokens of the one that runs; none where others run, or it is being caught up."""
@@ -213,6 +215,7 @@ class Engine:
         if generation.finish_reason is None:
             self.decoder.copy(row, row, before + place + 1)
             generation.lookup.verified(len(generation.output) - had)
+        self._tell(generation)  # once: what is told apart is sent apart
 
     def _count_decoded(self):
         with self._changed:
@@ -236,7 +239,10 @@ class Engine:
             self._end(generation, over or "stop")
         elif len(output) == generation.limit:
             self._end(generation, "length")
-        else:
+
+    def _tell(self, generation):
+        """Tell of the progress of a generation that goes on; of its end `_end` has told."""
+        if generation.finish_reason is None:
             generation.on_progress(generation)
 
     def _end(self, generation, reason):
