@@ -110,8 +110,8 @@ def test_prompts_go_through_the_graph_that_this_cpu_is_for(
 
 
 @pytest.mark.build
-def test_the_repository_holds_both_graphs(tmp_path: Path, smollm2: tuple[Plan, Artefact]) -> None:
+def test_the_repository_holds_all_graphs(tmp_path: Path, smollm2: tuple[Plan, Artefact]) -> None:
     assemble(tmp_path / "cpu", [smollm2], keep_others=False)
-    graphs = {"model.onnx", "model.onnx.data", "prefill.onnx", "prefill.onnx.data"}
+    graphs = {"model.onnx", "model.onnx.data", "prefill.onnx", "prefill.onnx.data", "verify.onnx"}
     held = {file.name for file in (tmp_path / "cpu" / "smollm2_decoder" / "1").iterdir()}
     assert held == graphs | {"decoder.json", "tokenizer.json"}
