@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from pipeline.assemble import assemble
 from pipeline.engines import Engines
@@ -19,6 +20,10 @@ from yard.checkout import ARTIFACTS, BACKENDS, RECIPES
 from yard.main import main
 
 READY_S = 120.0
+
+# How long an example takes says how busy the machine is, and nothing of the rule.
+settings.register_profile("tritonyard", deadline=None)
+settings.load_profile("tritonyard")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
