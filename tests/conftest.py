@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from golden_server import golden_server
 from hypothesis import settings
 
 from pipeline.assemble import assemble
@@ -13,13 +14,9 @@ from pipeline.engines import Engines
 from pipeline.plan import Plan
 from pipeline.recipe import read_recipes
 from pipeline.store import Artefact
-from serving.golden import require_golden
-from serving.ports import free_ports
 from serving.server import Server
-from yard.checkout import ARTIFACTS, BACKENDS, RECIPES
+from yard.checkout import ARTIFACTS, RECIPES
 from yard.main import main
-
-READY_S = 120.0
 
 # How long an example takes says how busy the machine is, and nothing of the rule.
 settings.register_profile("tritonyard", deadline=None)
@@ -69,9 +66,7 @@ def repository(
 def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A real tritonserver over `repository` that has answered its golden request."""
     log = tmp_path_factory.mktemp("logs") / "tritonserver.log"
-    with Server(repository, BACKENDS, free_ports(), log) as running:
-        running.wait_until_live(READY_S)
-        require_golden(running.grpc_url, repository, READY_S)
+    with golden_server(repository, log) as running:
         yield running
 
 

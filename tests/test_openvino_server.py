@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import test_generate_server as generate
 import test_sampling_server as sampling
+from golden_server import golden_server
 from served_metrics import value
 
 from pipeline.assemble import assemble
@@ -20,18 +21,15 @@ from pipeline.openvino_decoder import RUNTIME, OpenVinoDecoder
 from pipeline.plan import Plan
 from pipeline.recipe import read_recipe
 from pipeline.store import Artefact
-from serving.golden import require_golden
-from serving.ports import free_ports
 from serving.server import Server
 from tritonyard import Client
-from yard.checkout import BACKENDS, RECIPES
+from yard.checkout import RECIPES
 
 pytestmark = [
     pytest.mark.server,
     pytest.mark.skipif(not find_spec("openvino_genai"), reason="openvino-genai is not installed; run `make setup`"),
 ]
 
-READY_S = 120.0
 # Arithmetic that does not depend on who else is in a step; the default's activations in int8 do, by near-ties.
 EXACT = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
 
@@ -60,9 +58,7 @@ def repository(openvino: tuple[Plan, Artefact], tmp_path_factory: pytest.TempPat
 @pytest.fixture(scope="module")
 def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     log = tmp_path_factory.mktemp("logs") / "tritonserver.log"
-    with Server(repository, BACKENDS, free_ports(), log) as running:
-        running.wait_until_live(READY_S)
-        require_golden(running.grpc_url, repository, READY_S)
+    with golden_server(repository, log) as running:
         yield running
 
 

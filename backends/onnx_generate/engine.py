@@ -5,8 +5,6 @@ reads `output` and `finish_reason` whenever it likes. Tokens are appended before
 """
 
 import time
-from collections import deque
-from threading import Condition, Thread
 
 import numpy as np
 from prompt_lookup import PromptLookup
@@ -14,6 +12,7 @@ from request import answer_limit
 from rows import Swap
 from sampler import Sampler
 from scheduler import QueueFull, Scheduler, Sequence
+from stepping import Stepping
 from terms import NO_TERMS
 
 # Prompt tokens of a step at most, beside those that run.
@@ -43,25 +42,18 @@ class Generation(Sequence):
         return 0 < terms.timeout < waited_us or (0 < terms.queue_timeout < waited_us and not self.has_started)
 
 
-class Engine:
+class Engine(Stepping):
     """A decoder, its scheduler, and the thread that steps them.
 
-    `steps` counts steps, `drafted_tokens` what speculation tried, and `accepted_tokens` what came true of it.
-    `on_end(generation)` is called on the engine's thread when a generation has ended.
+    `drafted_tokens` counts what speculation tried, and `accepted_tokens` what came true of it.
     """
 
     def __init__(
         self, decoder, max_queue_size, chunk=CHUNK, on_end=lambda generation: None, on_error=lambda error: None
     ):
-        self.decoder, self.steps = decoder, 0
+        self.decoder = decoder
         self.drafted_tokens = self.accepted_tokens = 0
-        self.scheduler = Scheduler(decoder.slots, max_queue_size, chunk)
-        self._on_end, self._on_error = on_end, on_error
-        self._cancelled = deque()
-        self._changed = Condition()  # guards the scheduler
-        self._closed = False
-        self._thread = Thread(target=self._run, name="engine", daemon=True)
-        self._thread.start()
+        super().__init__(Scheduler(decoder.slots, max_queue_size, chunk), on_end, on_error)
 
     def submit(self, *generations):
         """Take in all of the generations, or none.
@@ -86,12 +78,6 @@ class Engine:
         end_ids = decoder.end_ids if settings.end_ids is None else settings.end_ids
         generation.sampler = Sampler(settings, generation.prompt, end_ids, generation.place, generation.grammar)
 
-    def cancel(self, generation):
-        """End `generation` before the next step; nothing happens when it has ended."""
-        with self._changed:
-            self._cancelled.append(generation)
-            self._changed.notify()
-
     def counts(self):
         """Return what is counted since the beginning, by the metrics' names."""
         return {
@@ -101,21 +87,9 @@ class Engine:
             "preemptions": self.scheduler.preemptions,
         }
 
-    def close(self):
-        """Stop the thread after its current step."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify()
-        self._thread.join()
-
-    def _run(self):
-        while True:
-            with self._changed:
-                while self.scheduler.is_idle and not self._cancelled and not self._closed:
-                    self._changed.wait()
-                if self._closed:
-                    return
-            self.step()
+    @property
+    def _is_idle(self):
+        return self.scheduler.is_idle
 
     def step(self):
         """Let cancelled and late requests go, prefill some of the prompts, decode one token of each running request."""
@@ -135,29 +109,6 @@ class Engine:
         if running:
             self._attempt(running, self._decode, running)
         self.scheduler.pace.stepped(budget - left, prefilled - begun, time.monotonic() - prefilled if running else 0.0)
-
-    def _attempt(self, generations, work, *arguments):
-        """Do `work`; when it fails, the requests it was for have failed, and the engine goes on."""
-        try:
-            work(*arguments)
-        except Exception as error:
-            self._on_error(error)
-            for generation in generations:
-                if generation.finish_reason is None:
-                    self._end(generation, "error")
-
-    def _drop_cancelled(self):
-        while self._cancelled:
-            generation = self._cancelled.popleft()
-            if generation.finish_reason is None:
-                self._end(generation, "cancelled")
-
-    def _drop_late(self):
-        now = time.monotonic()
-        with self._changed:
-            late = [generation for generation in self.scheduler if generation.is_late(now)]
-        for generation in late:
-            self._end(generation, "timeout")
 
     def _next_chunk(self, budget):
         with self._changed:
@@ -245,15 +196,12 @@ class Engine:
         if generation.finish_reason is None:
             generation.on_progress(generation)
 
-    def _end(self, generation, reason):
+    def _release(self, generation, reason):
         with self._changed:
             moves = self.scheduler.remove(generation, is_broken=reason == "error")
         self._move(moves)
-        generation.finish_reason = reason
         if reason in ("stop", "length"):
             self.scheduler.pace.ended(len(generation.output), generation.limit)
-        self._on_end(generation)
-        generation.on_progress(generation)
 
     def _move(self, moves):
         for move in moves:

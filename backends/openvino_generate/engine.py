@@ -4,13 +4,12 @@ What the library cannot say is said here: stop words of several tokens, a bounde
 """
 
 import time
-from collections import deque
-from threading import Condition, Thread
 
 from generation_config import arguments, require_carried
 from log_probs import LogProb
 from request import answer_limit
 from scheduler import Scheduler
+from stepping import Stepping
 from terms import NO_TERMS
 
 # The library keeps Python's lock through a step: here the threads that send, and take requests in, have their turn.
@@ -45,21 +44,12 @@ class Generation:
         return len(self.prompt)
 
 
-class Engine:
-    """A decoder, its queue, and the thread that steps them.
-
-    `steps` counts steps. `on_end(generation)` is called on the engine's thread when a generation has ended.
-    """
+class Engine(Stepping):
+    """A decoder, its queue, and the thread that steps them."""
 
     def __init__(self, decoder, max_queue_size, on_end=lambda generation: None, on_error=lambda error: None):
-        self.decoder, self.steps = decoder, 0
-        self.scheduler = Scheduler(decoder.slots, max_queue_size)
-        self._on_end, self._on_error = on_end, on_error
-        self._cancelled = deque()
-        self._changed = Condition()  # guards the scheduler
-        self._closed = False
-        self._thread = Thread(target=self._run, name="engine", daemon=True)
-        self._thread.start()
+        self.decoder = decoder
+        super().__init__(Scheduler(decoder.slots, max_queue_size), on_end, on_error)
 
     def submit(self, *generations):
         """Take in all of the generations, or none.
@@ -79,31 +69,13 @@ class Engine:
         asked = arguments(settings, generation.limit, self._end_ids(generation), generation.place)
         generation.config = decoder.configured(asked)
 
-    def cancel(self, generation):
-        """End `generation` before the next step; nothing happens when it has ended."""
-        with self._changed:
-            self._cancelled.append(generation)
-            self._changed.notify()
-
     def counts(self):
         """Return what is counted since the beginning, by the metrics' names."""
         return {"engine_steps": self.steps}
 
-    def close(self):
-        """Stop the thread after its current step."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify()
-        self._thread.join()
-
-    def _run(self):
-        while True:
-            with self._changed:
-                while self.scheduler.is_idle and not (self._cancelled or self.decoder.is_busy or self._closed):
-                    self._changed.wait()
-                if self._closed:
-                    return
-            self.step()
+    @property
+    def _is_idle(self):
+        return self.scheduler.is_idle and not self.decoder.is_busy
 
     def step(self):
         """Let cancelled and late requests go, start those that find a slot, take a token of every running one."""
@@ -117,29 +89,6 @@ class Engine:
         for generation in list(self.scheduler.running):
             self._attempt([generation], self._take, generation)
         time.sleep(TURN_S)
-
-    def _attempt(self, generations, work, *arguments):
-        """Do `work`; when it fails, the requests it was for have failed, and the engine goes on."""
-        try:
-            work(*arguments)
-        except Exception as error:
-            self._on_error(error)
-            for generation in generations:
-                if generation.finish_reason is None:
-                    self._end(generation, "error")
-
-    def _drop_cancelled(self):
-        while self._cancelled:
-            generation = self._cancelled.popleft()
-            if generation.finish_reason is None:
-                self._end(generation, "cancelled")
-
-    def _drop_late(self):
-        now = time.monotonic()
-        with self._changed:
-            late = [each for each in (*self.scheduler.running, *self.scheduler.waiting) if each.is_late(now)]
-        for generation in late:
-            self._end(generation, "timeout")
 
     def _next(self):
         with self._changed:
@@ -181,11 +130,8 @@ class Engine:
         else:
             generation.on_progress(generation)
 
-    def _end(self, generation, reason):
+    def _release(self, generation, _reason):
         with self._changed:
             self.scheduler.remove(generation)
         if generation.row is not None:
             self.decoder.stop(generation.row)
-        generation.finish_reason = reason
-        self._on_end(generation)
-        generation.on_progress(generation)

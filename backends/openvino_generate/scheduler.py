@@ -14,6 +14,11 @@ class Scheduler:
         self.slots, self.max_queue_size = slots, max_queue_size
         self.waiting, self.running = deque(), []
 
+    def __iter__(self):
+        """Give every request that is here."""
+        yield from self.waiting
+        yield from self.running
+
     @property
     def slots_used(self):
         """How many run."""
