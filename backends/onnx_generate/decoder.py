@@ -6,13 +6,13 @@ tokens, maybe `position_ids` [B, S]; `past_key_values.N.key|value` FP32 or FP16 
 the very memory of `present.N.*`, so that nothing is copied; `logits` FP32 or FP16 [B, 1, V] of each row's last token.
 Caches lie where the graph runs; ids and logits, which Python works on, are always in this process' memory.
 
-Where an engine has a second graph, prefill.onnx, prompts go through it, however long they are: equal at its edges, over
-the same caches, and faster where many tokens come at once. It multiplies 8-bit integers, which overflow, and are no
-faster, on a CPU without VNNI: there prompts go through the first graph.
+model.onnx runs everywhere. Where an engine has decode.onnx and prefill.onnx too, answers go through the one and
+prompts, however long they are, through the other: equal at their edges, over the same caches, and faster where many
+rows or tokens come at once. They multiply 8-bit integers, which overflow, and are no faster, on a CPU without VNNI:
+there all goes through model.onnx.
 
-Where an engine has a third one, verify.onnx, it gives the logits behind a few tokens of one row at once, to the last
-bit those that decoding gives one after the other. That is tried when the engine is opened: kernels differ from CPU to
-CPU.
+Where an engine has verify.onnx, it gives the logits behind a few tokens of one row at once, to the last bit those that
+decoding gives one after the other. That is tried when the engine is opened: kernels differ from CPU to CPU.
 
 A row is a slot. The graph takes rows 0..n-1 of each buffer as they lie, so the rows that decode must be the first ones.
 """
@@ -68,10 +68,9 @@ class Decoder:
         self.slots, self.length = slots, length
         facts = json.loads((Path(folder) / "decoder.json").read_text())
         self.end_ids, self.vocabulary = tuple(facts["end_ids"]), facts["vocab_size"]
-        self._session = open_session(Path(folder) / "model.onnx", threads, provider)
-        prefill = Path(folder) / "prefill.onnx"
-        has_prefill = prefill.exists() and has_vnni()
-        self._prefill = open_session(prefill, threads, provider) if has_prefill else self._session
+        of_integers = (Path(folder) / "decode.onnx").exists() and has_vnni()
+        self._session = open_session(Path(folder) / ("decode.onnx" if of_integers else "model.onnx"), threads, provider)
+        self._prefill = open_session(Path(folder) / "prefill.onnx", threads, provider) if of_integers else self._session
         cache = HostCache if provider == "cpu" else partial(DeviceCache, cuda=CudaRuntime())
         inputs = {each.name: each for each in self._session.get_inputs()}
         outputs = {each.name: each.type for each in self._session.get_outputs()}

@@ -30,7 +30,7 @@ MIN_GOLDEN_TOKENS = 4
 # What the steps' results depend on besides their inputs: their own code and the shipped texts.
 SOURCES = (
     "onnx_decoder.py",
-    "prefill_graph.py",
+    "integer_graphs.py",
     "rotation.py",
     "verify_graph.py",
     "greedy.py",

@@ -5,9 +5,9 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.integer_graphs import graphs_here
 from pipeline.onnx_decoder import DECODER, FLOATS
 from pipeline.onnx_encoder import open_session
-from pipeline.prefill_graph import graphs_here
 
 if TYPE_CHECKING:
     import numpy as np

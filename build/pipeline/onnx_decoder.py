@@ -22,8 +22,8 @@ from typing import Any
 from ensembles.errors import YardError
 from ensembles.generate import Provider
 from pipeline.checkpoint import CheckpointError
+from pipeline.integer_graphs import write_integer_graphs
 from pipeline.onnx_encoder import MODEL, TOKENIZER, signature
-from pipeline.prefill_graph import write_prefill_graph
 from pipeline.recipe import GeneratePrecision
 
 DATA = "model.onnx.data"
@@ -46,7 +46,7 @@ class BuilderError(YardError):
 def build(folder: Path, precision: GeneratePrecision, out: Path, provider: Provider = "cpu") -> None:
     """Write the engine of the checkpoint in `folder` for `provider` into `out` as model.onnx and model.onnx.data.
 
-    An int8 engine for the CPU gets a prefill graph too, where the family allows it.
+    An int8 engine for the CPU gets its integer graphs too, where the family allows it.
 
     Raises BuilderError: the builder failed, with its last lines.
     """
@@ -67,7 +67,7 @@ def build(folder: Path, precision: GeneratePrecision, out: Path, provider: Provi
         for name in (MODEL, DATA):
             (Path(work) / name).rename(out / name)
     if (precision, provider) == ("int8", "cpu"):
-        write_prefill_graph(out)
+        write_integer_graphs(out)
 
 
 def require_graph(file: Path, vocabulary: int) -> dict[str, Any]:

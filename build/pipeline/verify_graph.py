@@ -1,21 +1,23 @@
 """The verify graph of a decoder: a few drafted tokens of one row at once, each as if it were decoded alone.
 
 Speculative decoding (Leviathan et al. 2023) wants the logits behind several tokens for little more than the price of
-one. The builder's graph gives them too, but not the same ones: `GroupQueryAttention` sums in another order where a row
-has several tokens, by 3e-8, which int8 products behind it turn into differences of up to 1.4 in logits. The products
-themselves give each token the same whatever is beside it. So in this graph, a function of the builder's that lies
+one. The graph that decodes gives them too, but not the same ones: `GroupQueryAttention` sums in another order where a
+row has several tokens, by 3e-8, which int8 products behind it turn into differences of up to 1.4 in logits. The
+products themselves give each token the same whatever is beside it. So in this graph, a function of that one which lies
 beside it, attention is done one token after the other over the same caches, and all else at once: bit for bit what
 decoding gives, in logits and in caches.
 
-Its inputs are the first graph's with B = 1 and S = TOKENS; `logits` is [1, TOKENS, vocabulary]. Each layer's attention
-writes its caches TOKENS times: `present.N.key|value`, then `present.N.key|value.1` and so on, all of which must be
-bound to the memory of `past_key_values.N.key|value`. Weights are those of the first graph, in its data file.
+Its inputs are those of the graph that decodes, with B = 1 and S = TOKENS; `logits` is [1, TOKENS, vocabulary]. Each
+layer's attention writes its caches TOKENS times: `present.N.key|value`, then `present.N.key|value.1` and so on, all of
+which must be bound to the memory of `past_key_values.N.key|value`. Weights are those of the other graph, in its data
+file.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pipeline.integer_graphs import DECODE, PRUNING
 from pipeline.onnx_encoder import MODEL
 
 VERIFY = "verify.onnx"
@@ -23,20 +25,22 @@ VERIFY = "verify.onnx"
 TOKENS = 4
 ATTENTION = "GroupQueryAttention"
 LOGITS = "logits"
+PRODUCTS = ("MatMulNBits", "MatMulIntegerToFloat")
 # Inputs of GroupQueryAttention (onnxruntime, ContribOperators.md): what comes of the new tokens, queries maybe with
 # keys and values in one; a row's length without its last token; positions and the like, which would have to be cut too.
 OF_TOKENS, LENGTHS, OTHERS = slice(0, 3), 5, slice(9, None)
 
 
 def write_verify_graph(folder: Path) -> bool:
-    """Write verify.onnx beside model.onnx in `folder`; tell whether there is one.
+    """Write verify.onnx beside decode.onnx in `folder`, or else beside model.onnx; tell whether there is one.
 
-    There is none, and nothing is written, where a product is none of `MatMulNBits`, or attention is not all that knows
-    of positions.
+    There is none, and nothing is written, where a product is none of quantised weights, or attention is not all that
+    knows of positions.
     """
     import onnx
 
-    model = onnx.load(folder / MODEL, load_external_data=False)
+    decodes = DECODE if (folder / DECODE).exists() else MODEL
+    model = onnx.load(folder / decodes, load_external_data=False)
     found = _Graph(model.graph)
     if not found.can_verify():
         return False
@@ -49,7 +53,7 @@ def write_verify_graph(folder: Path) -> bool:
 
 
 class _Graph:
-    """The first graph, and what of it is another in the second."""
+    """The graph that decodes, and what of it is another in the one that verifies."""
 
     def __init__(self, graph: Any):
         self._graph = graph
@@ -59,9 +63,9 @@ class _Graph:
 
     def can_verify(self) -> bool:
         """Whether all but attention takes each token for itself, and attention its own lengths for positions."""
-        products = {node.op_type for node in self._graph.node if node.op_type.startswith(("MatMul", "Gemm"))}
+        products = [node for node in self._graph.node if node.op_type.startswith(("MatMul", "Gemm"))]
         return (
-            products == {"MatMulNBits"}
+            all(node.op_type in PRODUCTS or node.input[1] == "turn" for node in products)
             and not any(node.op_type == "RotaryEmbedding" for node in self._graph.node)
             and len({node.input[LENGTHS] for node in self._attention}) == 1
             and not any(any(node.input[OTHERS]) for node in self._attention)
@@ -72,23 +76,27 @@ class _Graph:
         import numpy as np
         from onnx import helper, numpy_helper
 
-        lengths, hidden = self._attention[0].input[LENGTHS], self._before_pruning()
+        lengths, pruned = self._attention[0].input[LENGTHS], self._pruned()
+        whole = self._before(pruned)
         self._graph.initializer.append(numpy_helper.from_array(np.array([TOKENS - 1], np.int32), "drafted"))
         for node in list(self._graph.node):
             if node.op_type == ATTENTION:
                 yield from self._token_by_token(node)
                 continue
-            if node.output[0] == LOGITS:
-                node.input[0] = hidden
+            node.input[:] = [whole if name == pruned else name for name in node.input]
             yield node
             if node.output[0] == lengths:
                 yield helper.make_node("Sub", [lengths, "drafted"], [f"{lengths}/0"])
         self._outputs[LOGITS].type.tensor_type.shape.dim[1].dim_value = TOKENS
 
-    def _before_pruning(self) -> str:
-        """The hidden states of all tokens, of which the first graph takes the last one's."""
+    def _pruned(self) -> str:
+        """The hidden state of the last token, which logits are made of."""
         name: str = self._made_by[LOGITS].input[0]
-        while self._made_by[name].op_type in ("Gather", "Unsqueeze"):
+        return str(self._made_by[name].input[0]) if self._made_by[name].op_type == "QuantizeLinear" else name
+
+    def _before(self, name: str) -> str:
+        """The hidden states of all tokens, of which `name` is the last one's."""
+        while self._made_by[name].op_type in PRUNING:
             name = self._made_by[name].input[0]
         return name
 
