@@ -50,9 +50,9 @@ def figures(server: Server, engine: Path, checkpoint: Path, report: Callable[[st
     with Client(server.grpc_url, model=MODEL, timeout=120) as client:
         for streams, target in STREAMS.items():
             report(f"{streams} streams")
-            yield throughput(client, inside, endless, streams, True, target)
+            yield throughput(client, inside, prompts, streams, True, target)
         report("8 unstreamed")
-        yield throughput(client, inside, endless, 8, False, 0.95)
+        yield throughput(client, inside, prompts, 8, False, 0.95)
         report("time to first token")
         yield first_token(client, inside, endless)
         yield from peers.figures(client, inside.generate, endless, checkpoint, report)
@@ -126,18 +126,22 @@ class InProcess:
 
 
 def throughput(
-    client: Client, inside: InProcess, prompts: Prompts, streams: int, stream: bool, target: float
+    client: Client, inside: InProcess, prompts: list[tuple[str, list[int]]], streams: int, stream: bool, target: float
 ) -> Figure:
-    """REQUESTS of each stream, one after another, all streams at once: tokens a second, served / in process."""
+    """REQUESTS of each stream, one after another, all streams at once: tokens a second, served / in process.
+
+    Both get the same prompts in the same order: how much of a draft comes true depends on them.
+    """
+    here_prompts, there_prompts = cycle(prompts), cycle(prompts)
 
     def local(_: int) -> None:
         for _ in range(REQUESTS):
-            inside.generate(next(prompts)[1], TOKENS)
+            inside.generate(next(here_prompts)[1], TOKENS)
 
     def served(_: int) -> None:
         for _ in range(REQUESTS):
             options: dict[str, Any] = {"max_tokens": TOKENS, "min_tokens": TOKENS}
-            answer = client.generate(next(prompts)[0], stream=stream, **options)
+            answer = client.generate(next(there_prompts)[0], stream=stream, **options)
             last = list(answer)[-1] if stream else answer  # type: ignore[call-overload]
             assert (last.num_input_tokens, last.num_output_tokens) == (TOKENS, TOKENS), last
 

@@ -305,6 +305,40 @@ def test_every_token_arrives_once_in_order_and_the_reason_last(decoder, engine, 
             assert max(map(len, said)) > 1, "a slow consumer gets several tokens at once"
 
 
+@pytest.mark.parametrize(
+    ("gap_s", "heartbeat_s", "after_two", "after_three"),
+    [(0.039, 60.0, [[1]], [[1], [2, 3]]), (0.041, 60.0, [[1], [2]], [[1], [2], [3]]), (0.0, 0.1, [[1], [2]], None)],
+    ids=["the next is due soon", "it is not", "it does not come before a heartbeat"],
+)
+def test_a_token_waits_for_one_that_is_due_soon(monkeypatch, gap_s, heartbeat_s, after_two, after_three) -> None:
+    monkeypatch.setattr("outbox.HEARTBEAT_S", heartbeat_s)
+    mail, generation = Mail(), Generation([1], Settings())
+    outbox, parcel = Outbox(cancel=lambda _: None), Parcel(generation, True, mail, abandoned=None)
+    outbox.add(parcel)
+
+    def said() -> list[list[int]]:
+        return [tokens for tokens, _ in mail.responses if tokens]
+
+    def grow() -> None:
+        generation.output.append(len(generation.output) + 1)
+        generation.token_times.append(gap_s * len(generation.output))
+        outbox.notify(parcel)
+
+    grow()
+    grow()
+    wait_until(lambda: said() == after_two)
+    time.sleep(0.03)
+    assert said() == after_two
+    if after_three:
+        grow()
+        wait_until(lambda: said() == after_three)
+    generation.output.append(9)
+    generation.finish_reason = "length"
+    outbox.notify(parcel)
+    wait_until(lambda: mail.responses[-1] == ([9], "length"))
+    outbox.close()
+
+
 def test_who_waits_gets_heartbeats_and_a_direct_caller_is_asked(decoder, engine) -> None:
     decoder.end_ids, decoder.delay_s = (), 0.02
     outbox, mail, left = Outbox(engine.cancel), Mail(), threading.Event()

@@ -94,21 +94,21 @@ class TritonPythonModel:
         self.metrics.close()
 
     def _take(self, request, sender):
-        context = _input(request, "stream_context")
+        # All at once: to look for each of the many that may be there takes several times as long.
+        sent = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+        context = sent.get("stream_context")
         key = None if context is None else context.flat[0]
-        if _flag(request, "stop"):
-            self._stop(key, _input(request, "sequence_index"))
+        if _flag(sent, "stop"):
+            self._stop(key, sent.get("sequence_index"))
             sender.send(flags=FINAL)
             return
         if key in self.streams:
             raise BadRequest("stream_context is that of a request which still runs; give each its own")
-        generations = self._generations(request)
+        generations = self._generations(request, sent)
         # Behind another step `is_cancelled` never turns true here.
         abandoned = sender.is_cancelled if key is None else None
         office = _Office(sender, context, set(request.requested_output_names()), len(generations))
-        parcels = [
-            Parcel(generation, _flag(request, "streaming"), _Mail(office), abandoned) for generation in generations
-        ]
+        parcels = [Parcel(generation, _flag(sent, "streaming"), _Mail(office), abandoned) for generation in generations]
         for generation, parcel in zip(generations, parcels, strict=True):
             generation.on_progress = lambda _, parcel=parcel: self.outbox.notify(parcel)
             generation.on_end = lambda: self._forget(key, generations)
@@ -123,11 +123,11 @@ class TritonPythonModel:
             self.streams.pop(key, None)
             raise
 
-    def _generations(self, request):
-        ids = _input(request, "input_ids")
-        prompt, settings = [] if ids is None else ids.ravel().tolist(), _settings(request)
+    def _generations(self, request, sent):
+        ids = sent.get("input_ids")
+        prompt, settings = [] if ids is None else ids.ravel().tolist(), _settings(sent)
         terms = read_terms(request.parameters(), request.timeout())
-        count = _answers(request, settings, self.engine.decoder.slots)
+        count = _answers(sent, settings, self.engine.decoder.slots)
         return [
             Generation(prompt, settings, terms=terms, place=place, grammar=self._grammar(settings))
             for place in range(count)
@@ -158,18 +158,17 @@ class _Office:
     """Sends the responses of one request, whose answers all go through one sender."""
 
     def __init__(self, sender, context, wanted, count):
-        self.context, self.count = context, count
-        self._sender, self._wanted, self._left = sender, wanted, count
+        self.wanted, self.count = wanted, count
+        self._sender, self._left = sender, count
         # The outbox and the engine's thread both send.
         self.lock = threading.Lock()
+        # Made once, for all responses.
+        is_echoed = context is not None and "stream_context" in wanted
+        self._context = [pb_utils.Tensor("stream_context", context)] if is_echoed else []
 
     def send(self, values, is_last):
-        """Send the tensors of `values` that are wanted; `is_last` of its answer. The caller holds the lock."""
-        # Not one more than were requested: `send` drops the others without Python's lock (stub of 2.51), and corrupts
-        # the memory of the threads that run meanwhile.
-        tensors = [
-            pb_utils.Tensor(name, value) for name, value in values.items() if value is not None and name in self._wanted
-        ]
+        """Send the tensors `values`, all of them `wanted`; `is_last` of its answer. The caller holds the lock."""
+        tensors = self._context + [pb_utils.Tensor(name, value) for name, value in values.items()]
         self._left -= is_last
         self._sender.send(pb_utils.InferenceResponse(tensors), flags=0 if self._left else FINAL)
 
@@ -188,15 +187,22 @@ class _Mail:
         generation, end = parcel.generation, self._sent + len(tokens)
         log_probs, self._sent = generation.log_probs[self._sent : end], end
         self._cumulative += sum(each.value for each in log_probs)
+        numbers = {
+            "output_ids": [tokens],
+            "sequence_length": [len(tokens)],
+            "num_input_tokens": [generation.prompt_length],
+            "num_output_tokens": [end],
+            **({"sequence_index": [generation.place]} if self._office.count > 1 else {}),
+        }
+        more = log_prob_tensors(log_probs, self._cumulative)
+        if reason:
+            more["finish_reason"] = np.array([[reason.encode()]], object)
+        # Not one more than were requested: `send` drops the others without Python's lock (stub of 2.51), and corrupts
+        # the memory of the threads that run meanwhile.
+        wanted = self._office.wanted
         return {
-            "output_ids": np.array([[tokens]], np.int32),
-            "sequence_length": np.array([[len(tokens)]], np.int32),
-            "num_input_tokens": np.array([[generation.prompt_length]], np.int32),
-            "num_output_tokens": np.array([[end]], np.int32),
-            **log_prob_tensors(log_probs, self._cumulative),
-            "stream_context": self._office.context,
-            "sequence_index": np.array([[generation.place]], np.int32) if self._office.count > 1 else None,
-            "finish_reason": np.array([[reason.encode()]], object) if reason else None,
+            **{name: np.array([value], np.int32) for name, value in numbers.items() if name in wanted},
+            **{name: value for name, value in more.items() if name in wanted},
         }
 
 
@@ -205,22 +211,16 @@ def _refuse(sender, message, code):
     sender.send(pb_utils.InferenceResponse(error=error), flags=FINAL)
 
 
-def _input(request, name):
-    tensor = pb_utils.get_input_tensor_by_name(request, name)
-    return None if tensor is None else tensor.as_numpy()
+def _flag(sent, name):
+    return name in sent and bool(sent[name].flat[0])
 
 
-def _flag(request, name):
-    value = _input(request, name)
-    return value is not None and bool(value.flat[0])
-
-
-def _answers(request, settings, most):
+def _answers(sent, settings, most):
     """Return how many answers are asked for; raise BadRequest where they are none, too many, all the same, or beams."""
-    beams = _input(request, "beam_width")
+    beams = sent.get("beam_width")
     if beams is not None and beams.flat[0] != 1:
         raise BadRequest(f"beam_width is {beams.flat[0]}, and beams are not searched; ask for num_return_sequences")
-    count = _input(request, "num_return_sequences")
+    count = sent.get("num_return_sequences")
     count = 1 if count is None else int(count.flat[0])
     if not 1 <= count <= most:
         raise BadRequest(f"num_return_sequences is {count}; give 1 to {most}, the slots of this model")
@@ -229,22 +229,22 @@ def _answers(request, settings, most):
     return count
 
 
-def _settings(request):
+def _settings(sent):
     """Read the settings that the request gives; raise BadRequest on one out of range."""
-    found = {ours: _input(request, theirs) for theirs, ours in SETTINGS.items()}
+    found = {ours: sent.get(theirs) for theirs, ours in SETTINGS.items()}
     given = {name: value.flat[0].item() for name, value in found.items() if value is not None}
-    end_id = _input(request, "end_id")
+    end_id = sent.get("end_id")
     if end_id is not None:
         # TensorRT-LLM: a negative end_id is none.
         given["end_ids"] = tuple(end_id[end_id >= 0].tolist())
     for theirs, ours in (("stop_words_list", "stop_ids"), ("bad_words_list", "bad_ids")):
-        words = _input(request, theirs)
+        words = sent.get(theirs)
         if words is not None:
             given[ours] = _word_ids(words.reshape(2, -1).tolist())
-    kind, guide = (_input(request, f"guided_decoding_{name}") for name in ("guide_type", "guide"))
+    kind, guide = (sent.get(f"guided_decoding_{name}") for name in ("guide_type", "guide"))
     if kind is not None or guide is not None:
         given["guide"] = tuple(b"" if value is None else value.flat[0] for value in (kind, guide))
-    bias = _input(request, "embedding_bias")
+    bias = sent.get("embedding_bias")
     if bias is not None:
         (ids,) = np.nonzero(bias.ravel())
         given["logit_bias"] = dict(zip(ids.tolist(), bias.ravel()[ids].tolist(), strict=True))

@@ -2,8 +2,9 @@
 
 While the engine computes the next step, the tokens of the last one are on their way. What has not been sent piles up
 in its generation's `output` and goes as one response. Each response costs all steps behind this one and the caller some
-time on the cores that the engine computes on: after sending, the outbox rests for a multiple of the time that it took.
-So one stream gets token by token, many streams get several tokens a response.
+time on the cores that the engine computes on: a token waits for the next one if that is due soon, and after sending,
+the outbox rests for a multiple of the time that it took. So a fast stream gets two tokens a response, and many streams
+get several.
 
 A last token never waits. A first one goes out on the engine's own thread, which then pauses: beside a step of the
 engine on every core, the other steps would bring it to its caller in twice the time.
@@ -20,6 +21,9 @@ HEARTBEAT_S = 0.1
 HEARTBEATS_PER_S = 25
 # The engine's pause after a first token: what tritonserver, detokenizer and client need to bring it to the caller.
 PAUSE_S = 0.002
+# A token waits for the next one where the last came so soon: nobody reads faster. A response takes all steps together
+# 1.5 to 2.5 ms of a core, the engine's step of one stream 11 ms.
+SOON_S = 0.04
 # How long to rest after sending, in times of what it took, and at most.
 REST = 8
 LONGEST_REST_S = 0.06
@@ -39,6 +43,12 @@ class Parcel:
     def is_in_prefill(self):
         """Whether it has a slot, and no token yet."""
         return self.generation.row is not None and not self.generation.output
+
+    @property
+    def may_wait(self):
+        """Whether there is one token alone, and another will come soon."""
+        times = self.generation.token_times[-2:]
+        return len(self.generation.output) - self.sent == 1 and len(times) == 2 and times[1] - times[0] < SOON_S
 
     def due(self):
         """Return the tokens to be sent now, and the finish_reason if they are the last."""
@@ -82,6 +92,8 @@ class Outbox:
         if not (parcel.sent or is_last):
             self._deliver(parcel)
             time.sleep(PAUSE_S)
+            return
+        if not is_last and parcel.may_wait:
             return
         with self._changed:
             (self._urgent if is_last else self._ready)[parcel] = None
