@@ -49,9 +49,10 @@ check: $(READY) ## ruff, mypy, import rules, unit tests: under a minute
 	@$(BIN)/pytest -q -n 2 -m "not build and not server and not load and not gpu and not wire"
 
 test: check ## check, and everything over the wire, most of it against the real tritonserver
-	@$(BIN)/pytest -q -n 2 -m "wire and not build and not server and not load"
-	@$(BIN)/pytest -q -n 2 -m "build and not server and not load and not gpu"
-	@$(BIN)/pytest -q -m "(server or load) and not gpu"
+	@$(BIN)/pytest -q -n 2 --dist worksteal -m "(wire or load) and not build and not server and not alone"
+	@$(BIN)/pytest -q -n 2 --dist worksteal -m "build and not server and not load and not gpu"
+	@$(BIN)/pytest -q -n 2 --dist worksteal -m "server and not alone and not gpu"
+	@$(BIN)/pytest -q -m alone
 
 test-gpu: $(READY) ## what needs an NVIDIA GPU; without one it says that it was skipped
 	@if command -v nvidia-smi >/dev/null; then $(BIN)/python -m pip install -q --target .artifacts/onnxruntime-gpu --constraint constraints.txt "onnxruntime-gpu[cuda,cudnn]==1.31.1"; fi

@@ -12,7 +12,7 @@ from hypothesis import settings
 from pipeline.assemble import assemble
 from pipeline.engines import Engines
 from pipeline.plan import Plan
-from pipeline.recipe import read_recipes
+from pipeline.recipe import read_recipe, read_recipes
 from pipeline.store import Artefact
 from serving.server import Server
 from yard.checkout import ARTIFACTS, RECIPES
@@ -24,10 +24,15 @@ settings.load_profile("tritonyard")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what talks to a fake server over real sockets: too many, at all four transports, for `make check`."""
+    """Mark what talks to a fake server, and what waits for a language model to be built; let the long tests begin."""
     for item in items:
-        if "fake" in getattr(item, "fixturenames", ()):
+        fixtures = getattr(item, "fixturenames", ())
+        if "fake" in fixtures:
+            # Over real sockets, at all four transports: too many for `make check`.
             item.add_marker(pytest.mark.wire)
+        if {"smollm2", "openvino"} & {*fixtures} and item.get_closest_marker("build"):
+            item.add_marker(pytest.mark.long)
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 @pytest.fixture(scope="session")
@@ -49,6 +54,16 @@ def smollm2(engines: Engines) -> tuple[Plan, Artefact]:
     """The plan and the engine of the recipe smollm2, from real weights."""
     (recipe,) = read_recipes(RECIPES, "cpu", "smollm2")
     plan = engines.plan(recipe)
+    return plan, engines.build(plan, lambda _: None)
+
+
+@pytest.fixture(scope="session")
+def openvino(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, Artefact]:
+    """The recipe smollm2 with the other engine, built and proved."""
+    text = (RECIPES / "smollm2.toml").read_text().replace('engine.cpu.speculation = "prompt_lookup"\n', "")
+    file = tmp_path_factory.mktemp("recipes") / "smollm2.toml"
+    file.write_text(text.replace('engine.cpu.precision = "int8"', 'engine.cpu.kind = "openvino"'))
+    plan = engines.plan(read_recipe(file))
     return plan, engines.build(plan, lambda _: None)
 
 

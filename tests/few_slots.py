@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from serving.ports import free_ports
+from live_server import live_server
+
 from serving.server import Server
-from yard.checkout import BACKENDS
 
 
 @contextmanager
@@ -24,6 +24,5 @@ def few_slots(repository: Path, folder: Path, slots: int, queue: int) -> Iterato
         assert entry.format(key, old) in text
         text = text.replace(entry.format(key, old), entry.format(key, new))
     file.write_text(text)
-    with Server(copy, BACKENDS, free_ports(), folder / "log") as running:
-        running.wait_until_live(60)
+    with live_server(copy, folder / "log") as running:
         yield running

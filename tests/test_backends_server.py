@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as grpc
 import tritonclient.http as http
+from golden_server import golden_server
 from tritonclient.utils import InferenceServerException
 
 from pipeline import quality
@@ -21,7 +22,6 @@ from pipeline.onnx_encoder import load_reference
 from pipeline.plan import Plan
 from pipeline.store import Artefact
 from serving.errors import ServingError
-from serving.golden import require_golden
 from serving.ports import free_ports
 from serving.server import Server
 from tritonyard import Client, InvalidRequest, ServerOverloaded
@@ -356,9 +356,7 @@ def crowded(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         assert "max_queue_size: 1024" in text
         config.unlink()
         config.write_text(text.replace("max_queue_size: 1024", "max_queue_size: 1"))
-    with Server(copy, BACKENDS, free_ports(), folder / "log") as running:
-        running.wait_until_live(READY_S)
-        require_golden(running.grpc_url, copy, READY_S)
+    with golden_server(copy, folder / "log") as running:
         yield running
 
 

@@ -11,7 +11,7 @@ from fault_callers import CALLERS, WRITER, caller, kept, nothing_left
 
 from tritonyard import AsyncClient, Client, DeadlineExceeded
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.alone]
 
 CANCELS, AT_ONCE = 500, 16
 PROMPT = {"model": WRITER, "max_tokens": 300, "min_tokens": 300}

@@ -39,6 +39,7 @@ def closed_server(repository, certificates, tmp_path_factory):
                 assert time.monotonic() < until, running.explain()
                 time.sleep(0.1)
         yield running
+        running.stop(at_once=True)
 
 
 @pytest.mark.parametrize("compression", [None, "gzip", "deflate"])

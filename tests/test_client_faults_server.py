@@ -8,14 +8,12 @@ import pytest
 from client_kinds import GRACE_S
 from fault_callers import CALLERS, STEP, WRITER, busy, caller, executed, kept, nothing_left, wait_until
 from fault_proxy import Way, fault_proxy
+from live_server import live_server
 from tls_front import make_certificates, tls_front, tls_of
 
-from serving.ports import free_ports
-from serving.server import Server
 from tritonyard import DeadlineExceeded, ServerUnavailable
-from yard.checkout import BACKENDS
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.alone]
 
 UNARY_S, STREAM_S = 0.4, 1.5
 # More than any server here writes in STREAM_S.
@@ -210,8 +208,7 @@ def certificates(tmp_path_factory):
 @pytest.fixture(scope="module")
 def mortal(repository, tmp_path_factory):
     """A server that a test ends, and starts again where it was."""
-    with Server(repository, BACKENDS, free_ports(), tmp_path_factory.mktemp("mortal") / "log") as running:
-        running.wait_until_live(60)
+    with live_server(repository, tmp_path_factory.mktemp("mortal") / "log") as running:
         yield running
 
 

@@ -10,14 +10,12 @@ import pytest
 from client_kinds import CLIENTS
 from hypothesis import given
 from hypothesis import strategies as st
+from live_server import live_server
 
 from serving.embedded import ADMIN_HEADER
-from serving.ports import free_ports
-from serving.server import Server
 from tritonyard import AccessDenied, Client, Infer, InvalidRequest, ModelConfig, ServerFailed, TensorConfig
 from tritonyard._shared_memory import ALIGNMENT, FOLDER, LARGE, PREFIX, Segments, laid_out
 from tritonyard._transport import Input
-from yard.checkout import BACKENDS
 
 SIZE = 1 << 18  # values of FP32: 1 MB
 MODEL = """
@@ -96,8 +94,7 @@ def doubling(tmp_path_factory):
     (repository / "double" / "1").mkdir(parents=True)
     (repository / "double" / "config.pbtxt").write_text(CONFIG)
     (repository / "double" / "1" / "model.py").write_text(MODEL)
-    with Server(repository, BACKENDS, free_ports(), tmp_path_factory.mktemp("logs") / "log") as running:
-        running.wait_until_live(60)
+    with live_server(repository, tmp_path_factory.mktemp("logs") / "log") as running:
         with Client(running.grpc_url, timeout=60) as client:
             while not client.model_ready("double"):
                 pass

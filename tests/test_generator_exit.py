@@ -1,4 +1,4 @@
-"""Twenty Locust runs in a row, of every kind: each ends by itself, on time, and leaves nothing behind."""
+"""Twenty Locust runs, of every kind four in a row: each ends by itself, on time, and leaves nothing behind."""
 
 import threading
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.load
 
 EMBED = 'task = "embed", model = "minilm"'
 STREAM = 'task = "generate", model = "smollm2", output_tokens = 6'
-# What one run is, and how many of the twenty: request, workers, is the server killed.
+# What one run is: request, workers, is the server killed.
 KINDS = {
     "unary": (EMBED, 1, False),
     "stream": (STREAM, 1, False),
@@ -55,10 +55,7 @@ def ends_by_itself(tmp_path, request, workers, is_killed):
     assert not [child for child in psutil.Process().children(recursive=True) if "locust" in child.cmdline()]
 
 
-def test_twenty_runs_in_a_row_end_by_themselves(tmp_path):
-    ended = 0
+@pytest.mark.parametrize(("request_", "workers", "is_killed"), KINDS.values(), ids=KINDS)
+def test_runs_in_a_row_end_by_themselves(tmp_path, request_, workers, is_killed):
     for _ in range(TURNS):
-        for request, workers, is_killed in KINDS.values():
-            ends_by_itself(tmp_path, request, workers, is_killed)
-            ended += 1
-    assert ended == 20
+        ends_by_itself(tmp_path, request_, workers, is_killed)

@@ -12,13 +12,13 @@ import pytest
 import served_metrics
 import tritonclient.grpc as grpc
 from gpu_repository import committed, configs_of, launch, write_backends, write_models
+from live_server import live_server
 from text_calls import ANSWER_S, Call, TextCall, post, tensors
 from tritonclient.utils import InferenceServerException
 
 from ensembles.generate import GenerateSpec
 from ensembles.model import Ensemble
 from ensembles.tensorrt_llm import tensorrt_llm_ensemble
-from serving.ports import free_ports
 from serving.server import Server
 from tritonyard import Client, Generation
 from yard.checkout import ROOT
@@ -29,7 +29,6 @@ MODEL, DRAFTING = "chat", "draft"
 COMMITTED = committed(ROOT / "model_repository" / "gpu")
 ENSEMBLES = {name for name, config in COMMITTED.items() if 'platform: "ensemble"' in config}
 LONGEST = 511
-READY_S = 120.0
 # A stream of this many letters, a pause after each, that nobody reads to its end.
 LONG, PAUSE_MS = "word " * 80, np.uint64(20)
 
@@ -47,8 +46,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("gpu")
     write_models(folder / "gpu", COMMITTED | configs_of(small(MODEL)) | configs_of(small(DRAFTING, drafts=True)))
     backends = write_backends(folder / "backends")
-    with Server(folder / "gpu", backends, free_ports(), folder / "log", launch) as running:
-        running.wait_until_live(READY_S)
+    with live_server(folder / "gpu", folder / "log", backends, launch) as running:
         yield running
 
 

@@ -90,7 +90,7 @@ class Explicit:
 
     def __exit__(self, *_: object) -> None:
         self.client.close()
-        self.server.stop()
+        self.server.stop(at_once=True)
 
     def take(self, folder: Path) -> None:
         """Let the repository be a copy of `folder`."""

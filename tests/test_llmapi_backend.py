@@ -14,12 +14,12 @@ import yaml
 from gpu_repository import TRITON, configs_of, launch, write_backends, write_models
 from hypothesis import given
 from hypothesis import strategies as st
+from live_server import live_server
 from text_calls import ANSWER_S, TextCall, post
 from tritonclient.utils import InferenceServerException
 
 from ensembles.generate import GenerateSpec
 from ensembles.llmapi import llmapi_ensemble
-from serving.ports import free_ports
 from serving.server import Server
 from tritonyard import Client, Generation
 from yard.checkout import BACKENDS
@@ -31,7 +31,6 @@ with pytest.MonkeyPatch.context() as patch:
     from sampling import NAMES, BadRequest, prompt_of, sampling_params, stop_strings
 
 CONTRACT = Path(__file__).parent / "contracts" / "tensorrtllm-1.2-triton-models.json"
-READY_S = 60.0
 MODEL = "api"
 # A stream of this many letters, a pause after each, that nobody reads to its end.
 LONG, PAUSE_MS = "word " * 80, np.uint64(20)
@@ -120,8 +119,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     ensemble = llmapi_ensemble(GenerateSpec(MODEL, 512, max_text_bytes=2048, slots=4, max_queue_size=8))
     write_models(folder / "gpu", configs_of(ensemble))
     backends = write_backends(folder / "backends")
-    with Server(folder / "gpu", backends, free_ports(), folder / "log", launch) as running:
-        running.wait_until_live(READY_S)
+    with live_server(folder / "gpu", folder / "log", backends, launch) as running:
         yield running
 
 

@@ -22,7 +22,7 @@ from loadtests.traffic import corpus
 from loadtests.traffic.run import run
 from loadtests.traffic.scenario import load
 
-pytestmark = pytest.mark.load
+pytestmark = [pytest.mark.load, pytest.mark.alone]
 
 WARMUP_S = 1.0
 MAX_LAG_MS = 4

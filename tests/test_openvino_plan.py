@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,10 @@ from pipeline.checkpoint import CheckpointError
 from pipeline.engines import Engines
 from pipeline.openvino_decoder import OpenVinoError, build, round_weights
 from pipeline.openvino_plan import OpenVinoPlan, plan_openvino
+from pipeline.plan import Plan
 from pipeline.recipe import GenerateRecipe, read_recipe
 from pipeline.served import ensemble_of
+from pipeline.store import Artefact
 from yard.checkout import RECIPES
 
 
@@ -86,3 +89,11 @@ def test_matrices_are_rounded_and_all_else_is_kept(tmp_path: Path) -> None:
     assert (error <= scales * 0.51).all()
     assert error.any()
     assert np.array_equal(kept.data, norm)
+
+
+@pytest.mark.build
+@pytest.mark.skipif(not find_spec("openvino_genai"), reason="openvino-genai is not installed; run `make setup`")
+def test_the_real_engine_says_what_its_checkpoint_says(openvino: tuple[Plan, Artefact]) -> None:
+    fidelity = openvino[1].facts["fidelity"]
+    assert abs(fidelity["perplexity"] / fidelity["checkpoint_perplexity"] - 1) < 0.02
+    assert fidelity["greedy_agreement"] > 0.94

@@ -16,32 +16,20 @@ from golden_server import golden_server
 from served_metrics import value
 
 from pipeline.assemble import assemble
-from pipeline.engines import Engines
 from pipeline.openvino_decoder import RUNTIME, OpenVinoDecoder
 from pipeline.plan import Plan
-from pipeline.recipe import read_recipe
 from pipeline.store import Artefact
 from serving.server import Server
 from tritonyard import Client
-from yard.checkout import RECIPES
 
 pytestmark = [
     pytest.mark.server,
+    pytest.mark.alone,
     pytest.mark.skipif(not find_spec("openvino_genai"), reason="openvino-genai is not installed; run `make setup`"),
 ]
 
 # Arithmetic that does not depend on who else is in a step; the default's activations in int8 do, by near-ties.
 EXACT = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
-
-
-@pytest.fixture(scope="module")
-def openvino(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, Artefact]:
-    """The recipe smollm2 with the other engine, built and proved."""
-    text = (RECIPES / "smollm2.toml").read_text().replace('engine.cpu.speculation = "prompt_lookup"\n', "")
-    file = tmp_path_factory.mktemp("recipes") / "smollm2.toml"
-    file.write_text(text.replace('engine.cpu.precision = "int8"', 'engine.cpu.kind = "openvino"'))
-    plan = engines.plan(read_recipe(file))
-    return plan, engines.build(plan, lambda _: None)
 
 
 @pytest.fixture(scope="module")

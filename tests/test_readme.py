@@ -1,5 +1,6 @@
 """The README's code is run as it stands, in a copy of the checkout, against real servers."""
 
+import json
 import os
 import re
 import shutil
@@ -23,8 +24,6 @@ README = (ROOT / "README.md").read_text()
 NOT_HERE = {"make test", "make check"}
 BUILT = (".venv", ".artifacts", ".git", "runs", "__pycache__", "*_cache", ".hypothesis")
 
-pytestmark = pytest.mark.server
-
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
@@ -36,7 +35,7 @@ def commands() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory, minilm: object) -> Path:
+def checkout(tmp_path_factory: pytest.TempPathFactory, minilm: object, smollm2: object) -> Path:
     """A copy of this checkout as a newcomer has it after `make setup`, with an encoder of their own beside it."""
     copy = tmp_path_factory.mktemp("readme") / "tritonyard"
     shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*BUILT))
@@ -65,6 +64,9 @@ def test_there_is_code_to_run() -> None:
     assert len(blocks("python")) == 1
 
 
+@pytest.mark.server
+@pytest.mark.long
+@pytest.mark.timeout(900)
 def test_every_command_of_the_readme_works_in_its_order(checkout: Path, environment: dict[str, str]) -> None:
     for command in commands():
         if command == "make serve":
@@ -84,6 +86,9 @@ def test_every_command_of_the_readme_works_in_its_order(checkout: Path, environm
     assert len(recipe.splitlines()) <= 12
     models = {folder.name for folder in (checkout / "model_repository" / "cpu").iterdir()}
     assert {"minilm", "reviews", "reviews_encoder"} <= models
+    compared = json.loads((checkout / ".artifacts" / "compare" / "smollm2.json").read_text())
+    # Its checkpoint was quantised before: int4 would do it twice.
+    assert [row["precision"] for row in compared if row["misses"]] == ["int4"]
 
 
 def serve_until_ready(checkout: Path, environment: dict[str, str]) -> None:
@@ -105,6 +110,7 @@ def python_block(server: Server) -> str:
     return code.replace("grpc://127.0.0.1:8001", server.grpc_url)
 
 
+@pytest.mark.server
 def test_the_python_of_the_readme_works(python_block: str) -> None:
     done = subprocess.run([sys.executable, "-c", python_block], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

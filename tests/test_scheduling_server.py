@@ -19,7 +19,7 @@ from serving.server import Server
 from tritonyard import ServerOverloaded
 from tritonyard._errors import kind_of
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.alone]
 
 LONG = {"text_input": "On and on:", "max_tokens": 900, "min_tokens": 900}
 

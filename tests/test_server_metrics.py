@@ -420,6 +420,7 @@ def test_the_metrics_of_a_server_of_ones_own_need_no_url(yard):
 
 @pytest.mark.server
 @pytest.mark.load
+@pytest.mark.alone
 def test_a_real_server_counts_what_was_sent(server, tmp_path):
     path = tmp_path / "both.toml"
     path.write_text("""

@@ -17,7 +17,11 @@ from urllib.parse import urlsplit
 
 import psutil
 import pytest
+from golden_server import golden_server
 
+from pipeline.assemble import assemble
+from pipeline.plan import Plan
+from pipeline.store import Artefact
 from serving import container, embedded, preflight, supervisor
 from serving.embedded import Ports
 from serving.errors import ServingError
@@ -27,8 +31,8 @@ from serving.server import Server
 from tritonyard import Client, TritonyardError
 from yard.checkout import BACKENDS, ROOT
 
-YARD = Path(sys.executable).parent / "yard"
 READY_S = 60.0
+MODELS = Path("model_repository", "cpu")
 
 
 def remnants(folder: Path) -> set[str]:
@@ -129,10 +133,18 @@ def test_restricted_endpoints_are_closed(server: Server) -> None:
         connection.close()
 
 
+@pytest.fixture(scope="module")
+def checkout(minilm: tuple[Plan, Artefact], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout that serves minilm."""
+    folder = tmp_path_factory.mktemp("checkout")
+    assemble(folder / MODELS, [minilm], keep_others=False)
+    return folder
+
+
 @pytest.mark.server
 @pytest.mark.usefixtures("nothing_left")
-def test_a_model_that_fails_to_load_is_a_sentence(repository: Path, tmp_path: Path) -> None:
-    broken = Path(shutil.copytree(repository, tmp_path / "cpu"))
+def test_a_model_that_fails_to_load_is_a_sentence(checkout: Path, tmp_path: Path) -> None:
+    broken = Path(shutil.copytree(checkout / MODELS, tmp_path / "cpu"))
     (broken / "minilm_encoder" / "1" / "model.onnx").unlink()
     (broken / "minilm_encoder" / "1" / "model.onnx").write_bytes(b"not an engine")
     server = Server(broken, BACKENDS, free_ports(), tmp_path / "log")
@@ -145,8 +157,8 @@ def test_a_model_that_fails_to_load_is_a_sentence(repository: Path, tmp_path: Pa
 
 @pytest.mark.server
 @pytest.mark.usefixtures("nothing_left")
-def test_a_wrong_answer_is_not_ready(repository: Path, tmp_path: Path) -> None:
-    wrong = Path(shutil.copytree(repository, tmp_path / "cpu"))
+def test_a_wrong_answer_is_not_ready(checkout: Path, tmp_path: Path) -> None:
+    wrong = Path(shutil.copytree(checkout / MODELS, tmp_path / "cpu"))
     golden = wrong / "minilm" / "1" / "golden.json"
     text = golden.read_text()
     golden.unlink()
@@ -156,36 +168,43 @@ def test_a_wrong_answer_is_not_ready(repository: Path, tmp_path: Path) -> None:
         supervisor.start(server, wrong, lambda _: None)
 
 
+# `yard serve` in a checkout of its own, the folder that comes first.
+SERVE = """
+import sys
+from pathlib import Path
+from yard import checkout
+checkout.ROOT = Path(sys.argv.pop(1))
+checkout.ARTIFACTS = checkout.ROOT / ".artifacts"
+from yard.main import main
+main()
+"""
+
+
 @contextmanager
-def served(ports: Ports) -> Iterator["subprocess.Popen[str]"]:
-    """`yard serve` over the checkout's own repository, ready; the process group ends with the test."""
+def served(checkout: Path, ports: Ports) -> Iterator["subprocess.Popen[str]"]:
+    """`yard serve` in `checkout`, ready; what still runs in the end is killed."""
     flags = [f"--{use}-port={port}" for use, port in vars(ports).items()]
-    process = subprocess.Popen([YARD, "serve", *flags], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    words = [sys.executable, "-c", SERVE, checkout, "serve", *flags]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert process.stdout
     try:
         assert process.stdout.readline().startswith(f"ready: grpc://127.0.0.1:{ports.grpc}")
         assert process.stdout.readline() == "stop with Ctrl-C\n"
         yield process
     finally:
-        process.terminate()
+        if process.poll() is None:
+            family = psutil.Process(process.pid).children(recursive=True)
+            process.kill()
+            # Its keeper alone would give the server seconds to unload its models.
+            next(each for each in family if each.name() == "tritonserver").kill()
         process.wait(20)
         process.stdout.close()
-
-
-@pytest.fixture(scope="module")
-def own_repository(minilm: object) -> Path:
-    """The checkout's own repository, assembled."""
-    done = subprocess.run([YARD, "repository"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return ROOT / "model_repository" / "cpu"
 
 
 @pytest.mark.server
 @pytest.mark.usefixtures("nothing_left")
 @pytest.mark.parametrize("victim", ["tritonserver", "keeper.py", "minilm_encoder", "minilm_tokenizer"])
-def test_a_death_in_the_middle_of_requests_is_an_error_and_the_server_comes_back(
-    own_repository: Path, victim: str
-) -> None:
+def test_a_death_in_the_middle_of_requests_is_an_error_and_the_server_comes_back(checkout: Path, victim: str) -> None:
     ports = free_ports()
     failures: list[BaseException] = []
     stop = threading.Event()
@@ -199,7 +218,7 @@ def test_a_death_in_the_middle_of_requests_is_an_error_and_the_server_comes_back
                     failures.append(error)
                     time.sleep(0.05)
 
-    with served(ports) as process:
+    with served(checkout, ports) as process:
         callers = [threading.Thread(target=call) for _ in range(4)]
         for caller in callers:
             caller.start()
@@ -213,7 +232,7 @@ def test_a_death_in_the_middle_of_requests_is_an_error_and_the_server_comes_back
         for caller in callers:
             caller.join(15)
             assert not caller.is_alive()
-        require_golden(f"grpc://127.0.0.1:{ports.grpc}", own_repository, READY_S)
+        require_golden(f"grpc://127.0.0.1:{ports.grpc}", checkout / MODELS, READY_S)
     assert failures
     assert [failure for failure in failures if not isinstance(failure, TritonyardError)] == []
 
@@ -228,9 +247,9 @@ def process_line(process: psutil.Process) -> str:
 @pytest.mark.server
 @pytest.mark.usefixtures("nothing_left")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_however_yard_ends_nothing_of_the_server_is_left(own_repository: Path, number: signal.Signals) -> None:
+def test_however_yard_ends_nothing_of_the_server_is_left(checkout: Path, number: signal.Signals) -> None:
     """SIGKILL gives `yard` no chance to clean up: its keeper does."""
-    with served(free_ports()) as process:
+    with served(checkout, free_ports()) as process:
         process.send_signal(number)
         code = process.wait(20)
     assert code == (-signal.SIGKILL if number == signal.SIGKILL else 0)
@@ -238,8 +257,6 @@ def test_however_yard_ends_nothing_of_the_server_is_left(own_repository: Path, n
 
 @pytest.mark.server
 @pytest.mark.usefixtures("nothing_left")
-def test_two_servers_run_side_by_side(server: Server, repository: Path, tmp_path: Path) -> None:
-    with Server(repository, BACKENDS, free_ports(), tmp_path / "log") as other:
-        other.wait_until_live(READY_S)
-        for url in (server.grpc_url, other.grpc_url):
-            require_golden(url, repository, READY_S)
+def test_two_servers_run_side_by_side(server: Server, repository: Path, checkout: Path, tmp_path: Path) -> None:
+    with golden_server(checkout / MODELS, tmp_path / "log"):
+        require_golden(server.grpc_url, repository, READY_S)

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import served_metrics
+from live_server import live_server
 from text_calls import ANSWER_S, Call, byte_tokenizer, post
 from tritonclient.utils import InferenceServerException
 
 from ensembles.generate import GenerateSpec, generate_ensemble
 from ensembles.pbtxt import dump
-from serving.ports import free_ports
 from serving.server import Server
 from yard.checkout import BACKENDS
 
@@ -22,7 +22,6 @@ pytestmark = pytest.mark.server
 
 MODEL = "echo"
 LONGEST = 511
-READY_S = 60.0
 # A stream of this many letters, a pause after each, that nobody reads to its end.
 LONG, PAUSE_MS = "word " * 80, 20
 
@@ -128,8 +127,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     (folder / "backends" / "onnx_generate" / "model.py").write_text(DECODER)
     for step in ("tokenizer", "detokenizer"):
         (folder / "backends" / step).symlink_to(BACKENDS / step)
-    with Server(folder / "cpu", folder / "backends", free_ports(), folder / "log") as running:
-        running.wait_until_live(READY_S)
+    with live_server(folder / "cpu", folder / "log", folder / "backends") as running:
         yield running
 
 

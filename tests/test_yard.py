@@ -187,6 +187,7 @@ def test_a_full_disk_stops_the_build_with_a_sentence(tmp_path: Path) -> None:
 
 
 @pytest.mark.server
+@pytest.mark.alone
 @pytest.mark.parametrize(("there", "codes", "outcomes"), [(True, (0,), ("PASS",)), (False, (1,), ("FAIL",))])
 def test_a_load_test_ends_with_its_verdict(
     server: Server, tmp_path: Path, there: bool, codes: tuple[int, ...], outcomes: tuple[str, ...]
@@ -322,7 +323,7 @@ def test_a_build_that_is_told_to_end_leaves_nothing_half_made_at_any_stage(other
             assert line, "the build ended before this stage"
         process.terminate()
         _, said = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 130, said
     assert said.splitlines()[-1] == "interrupted; nothing half-made was left"
     assert "Traceback" not in said
     assert half_made(other) == []

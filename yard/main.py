@@ -66,6 +66,11 @@ def yard() -> None:
     """
 
 
+def _interrupted() -> int:
+    click.echo("interrupted; nothing half-made was left", err=True)
+    return INTERRUPTED
+
+
 def main() -> None:
     """Run `yard`; the console script's entry point."""
     # A service manager ends with SIGTERM: it unwinds like Ctrl-C, so that nothing is left running.
@@ -73,8 +78,12 @@ def main() -> None:
     try:
         code = yard.main(standalone_mode=False)
     except (click.exceptions.Abort, KeyboardInterrupt):
-        click.echo("interrupted; nothing half-made was left", err=True)
-        code = INTERRUPTED
+        code = _interrupted()
+    except ImportError as error:
+        # A compiled module that is interrupted while it sets itself up makes this of it.
+        if not isinstance(error.__cause__, KeyboardInterrupt):
+            raise
+        code = _interrupted()
     except click.ClickException as error:
         error.show()
         code = error.exit_code

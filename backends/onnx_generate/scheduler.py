@@ -25,7 +25,7 @@ from shares import Shares
 from terms import NO_TERMS, Terms
 from waiting import Waiting
 
-# 128 prompt tokens at once take 0.9 of the time of twice 64 (docs/prefill.md).
+# 128 prompt tokens at once take 0.9 of the time of twice 64 (docs/integer-graphs.md).
 ALONE = 2
 # How often one request may be interrupted.
 MOST_PREEMPTIONS = 3
