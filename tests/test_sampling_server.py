@@ -97,13 +97,18 @@ def test_what_cannot_be_done_is_refused(settled: Server, request_of: dict[str, A
 
 
 def test_log_probs_are_the_engines_own_streamed_or_not(settled: Server, engine: TeacherForced) -> None:
-    request = {"text_input": prompt(3), "temperature": 1.3, "seed": 5, "top_logprobs": 3, "max_tokens": 20}
-    whole, deltas = asked(settled, **request), streamed(settled, **request)
+    request = {"text_input": prompt(3), "temperature": 1.3, "top_logprobs": 3, "max_tokens": 20}
+    for seed in range(5, 25):
+        request["seed"] = seed
+        whole = asked(settled, **request)
+        answer = engine.tokenizer.encode(whole["text_output"]).ids
+        if len(answer) == whole["num_output_tokens"]:
+            break  # of some texts other tokens spell the same
+    deltas = streamed(settled, **request)
     content = json.loads(whole["logprobs"])
     said = b"".join(bytes(each["bytes"]) for each in content).decode()
     assert said == whole["text_output"] == "".join(delta["text_output"] for delta in deltas)
-    answer = engine.tokenizer.encode(said).ids
-    assert len(answer) == len(content) == whole["num_output_tokens"], "take another seed: other tokens spell the same"
+    assert len(answer) == len(content) == whole["num_output_tokens"]
     want = engine.log_probs(prompt(3), answer)
     exact = [row[token] for row, token in zip(want, answer, strict=True)]
     assert whole["output_log_probs"] == pytest.approx(exact, abs=2e-3)
