@@ -65,12 +65,12 @@ class Decoder:
     """
 
     def __init__(self, folder, slots, length, threads=0, provider="cpu"):
-        self.slots, self.length = slots, length
-        facts = json.loads((Path(folder) / "decoder.json").read_text())
+        self.slots, self.length, folder = slots, length, Path(folder)
+        facts = json.loads((folder / "decoder.json").read_text())
         self.end_ids, self.vocabulary = tuple(facts["end_ids"]), facts["vocab_size"]
-        of_integers = (Path(folder) / "decode.onnx").exists() and has_vnni()
-        self._session = open_session(Path(folder) / ("decode.onnx" if of_integers else "model.onnx"), threads, provider)
-        self._prefill = open_session(Path(folder) / "prefill.onnx", threads, provider) if of_integers else self._session
+        of_integers = (folder / "decode.onnx").exists() and has_vnni()
+        self._session = open_session(folder / ("decode.onnx" if of_integers else "model.onnx"), threads, provider)
+        self._prefill = open_session(folder / "prefill.onnx", threads, provider) if of_integers else self._session
         cache = HostCache if provider == "cpu" else partial(DeviceCache, cuda=CudaRuntime())
         inputs = {each.name: each for each in self._session.get_inputs()}
         outputs = {each.name: each.type for each in self._session.get_outputs()}
@@ -80,7 +80,7 @@ class Decoder:
             for name, each in inputs.items()
             if name.startswith("past_key_values.")
         }
-        verify = Path(folder) / "verify.onnx"
+        verify = folder / "verify.onnx"
         self._verify = open_session(verify, threads, provider) if verify.exists() else None
         self.verified = _tokens_of_logits(self._verify) if self._verify else 0
         self._logits = np.empty((max(slots, self.verified), self.vocabulary), FLOATS[outputs["logits"]])

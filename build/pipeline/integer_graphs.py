@@ -38,7 +38,10 @@ PREFILL = "prefill.onnx"
 MICROSOFT = "com.microsoft"
 LOGITS = "logits"
 ATTENTION = "GroupQueryAttention"
-PRODUCT = "MatMulNBits"
+# Of rows and quantised weights: the builder's, and the one of integers.
+PRODUCT, OF_INTEGERS = "MatMulNBits", "MatMulIntegerToFloat"
+# The orthogonal matrix by which embeddings are turned.
+TURN = "turn"
 NORMS = ("SimplifiedLayerNormalization", "SkipSimplifiedLayerNormalization")
 # The last position's rows are taken by these, between the last norm and the logits.
 PRUNING = ("Gather", "Unsqueeze")
@@ -111,6 +114,13 @@ def last_rows(nodes: Sequence[Any], stream: Collection[str]) -> Iterator[Any]:
         yield node
 
 
+def before_pruning(name: str, made_by: Mapping[str, Any]) -> str:
+    """Return the tensor of all positions of which `name` is the last one's; `made_by` has each tensor's node."""
+    while name in made_by and made_by[name].op_type in PRUNING:
+        name = made_by[name].input[0]
+    return name
+
+
 class _Graph:
     """The builder's graph, its residual stream, and the tensors that what is made of it has of its own.
 
@@ -157,9 +167,8 @@ class _Graph:
 
     def _norm_behind(self, name: str) -> str:
         """The norm of the stream that `name` comes from, for the last position perhaps; nothing if from none."""
-        while name not in self._gains and self._op(name) in PRUNING:
-            name = self._made_by[name].input[0]
-        return name if name in self._gains else ""
+        whole = before_pruning(name, self._made_by)
+        return whole if whole in self._gains else ""
 
     def nodes(self) -> Iterator[Any]:
         """Yield the new graph's nodes in order."""
@@ -167,7 +176,7 @@ class _Graph:
 
         hidden = int(self._tensors[next(iter(self._gains.values()))].dims[0])
         self._turn = orthogonal(hidden)
-        self.new |= {"turn": self._turn.astype(np.float32), "ones": np.ones(hidden, np.float32)}
+        self.new |= {TURN: self._turn.astype(np.float32), "ones": np.ones(hidden, np.float32)}
         self.new |= {"norm_step": np.array(CLIP / STEPS, np.float32), "row_step": np.array(1 / STEPS, np.float32)}
         self.new |= {"from_last": np.array([-1]), "to_end": np.array([2**31]), "positions": np.array([1])}
         self.new |= {"zero_point": np.array(ZERO_POINT, np.uint8)}
@@ -188,7 +197,7 @@ class _Graph:
         yield node
         if name in self._stream:
             node.output[0] = f"{name}/straight"
-            yield helper.make_node("MatMul", [node.output[0], "turn"], [name])
+            yield helper.make_node("MatMul", [node.output[0], TURN], [name])
 
     def _apart(self, node: Any) -> Iterator[Any]:
         """A sum and the norm of it, which take less than both in one for many rows."""
@@ -230,7 +239,7 @@ class _Graph:
         if f"{name}/int8" not in self._stored:
             self.new[f"{name}/int8"], self.new[f"{name}/steps"] = by_column(weights())
         inputs = [f"{source}/int8", f"{name}/int8", step, f"{name}/steps", "zero_point"]
-        return helper.make_node("MatMulIntegerToFloat", inputs, [result], name=node.name, domain=MICROSOFT)
+        return helper.make_node(OF_INTEGERS, inputs, [result], name=node.name, domain=MICROSOFT)
 
     def _of_blocks(self, node: Any) -> Any:
         """The builder's product with other weights, those into the stream."""

@@ -17,15 +17,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.integer_graphs import DECODE, PRUNING
+from pipeline.integer_graphs import ATTENTION, DECODE, LOGITS, OF_INTEGERS, PRODUCT, TURN, before_pruning
 from pipeline.onnx_encoder import MODEL
 
 VERIFY = "verify.onnx"
 # The last token that was sampled and three drafted ones.
 TOKENS = 4
-ATTENTION = "GroupQueryAttention"
-LOGITS = "logits"
-PRODUCTS = ("MatMulNBits", "MatMulIntegerToFloat")
 # Inputs of GroupQueryAttention (onnxruntime, ContribOperators.md): what comes of the new tokens, queries maybe with
 # keys and values in one; a row's length without its last token; positions and the like, which would have to be cut too.
 OF_TOKENS, LENGTHS, OTHERS = slice(0, 3), 5, slice(9, None)
@@ -65,7 +62,7 @@ class _Graph:
         """Whether all but attention takes each token for itself, and attention its own lengths for positions."""
         products = [node for node in self._graph.node if node.op_type.startswith(("MatMul", "Gemm"))]
         return (
-            all(node.op_type in PRODUCTS or node.input[1] == "turn" for node in products)
+            all(node.op_type in (PRODUCT, OF_INTEGERS) or node.input[1] == TURN for node in products)
             and not any(node.op_type == "RotaryEmbedding" for node in self._graph.node)
             and len({node.input[LENGTHS] for node in self._attention}) == 1
             and not any(any(node.input[OTHERS]) for node in self._attention)
@@ -77,7 +74,7 @@ class _Graph:
         from onnx import helper, numpy_helper
 
         lengths, pruned = self._attention[0].input[LENGTHS], self._pruned()
-        whole = self._before(pruned)
+        whole = before_pruning(pruned, self._made_by)
         self._graph.initializer.append(numpy_helper.from_array(np.array([TOKENS - 1], np.int32), "drafted"))
         for node in list(self._graph.node):
             if node.op_type == ATTENTION:
@@ -93,12 +90,6 @@ class _Graph:
         """The hidden state of the last token, which logits are made of."""
         name: str = self._made_by[LOGITS].input[0]
         return str(self._made_by[name].input[0]) if self._made_by[name].op_type == "QuantizeLinear" else name
-
-    def _before(self, name: str) -> str:
-        """The hidden states of all tokens, of which `name` is the last one's."""
-        while self._made_by[name].op_type in PRUNING:
-            name = self._made_by[name].input[0]
-        return name
 
     def _token_by_token(self, node: Any) -> Iterator[Any]:
         """One attention for each token, behind that of the token before it, whose result is one row long."""
