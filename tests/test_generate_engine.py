@@ -236,7 +236,7 @@ def test_a_prompt_beside_others_comes_in_smaller_pieces_than_alone() -> None:
             return super().prefill(row, tokens)
 
     widths: list[int] = []
-    engine = Engine(Slow(length=200, end_ids=()), max_queue_size=10, chunk=64)
+    engine = Engine(Slow(length=200, end_ids=()), max_queue_size=10, chunk=32)
     first, second, long = (Generation([number] * 120, Settings(max_tokens=60)) for number in range(3))
     engine.submit(first)
     engine.submit(second)
@@ -246,7 +246,7 @@ def test_a_prompt_beside_others_comes_in_smaller_pieces_than_alone() -> None:
     engine.close()
     assert sum(widths[:2]) == 128, "as many as a step takes where nobody runs"
     assert sum(widths) == 360
-    assert min(widths[3:-1]) < 64, widths
+    assert min(widths[3:-1]) < 32, widths
 
 
 def test_what_would_start_too_late_is_refused_once_answers_have_ended(decoder, engine) -> None:

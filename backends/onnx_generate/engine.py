@@ -120,11 +120,16 @@ class Engine(Stepping):
         tokens = np.array(generation.prompt[chunk.start : chunk.stop], np.int64)
         logits = self.decoder.prefill(generation.row, tokens)
         with self._changed:
-            moves = self.scheduler.prefilled(chunk)
-        self._move(moves)
-        if chunk.is_last and not generation.output:
+            self.scheduler.prefilled(chunk)
+        if not chunk.is_last:
+            return
+        if not generation.output:
             self._accept(generation, generation.sampler.next(logits))
             self._tell(generation)
+        if generation.finish_reason is None:
+            with self._changed:
+                moves = self.scheduler.join()
+            self._move(moves)  # last: it takes milliseconds for which the first token need not wait
 
     def _decode(self, generations):
         """Append the next token of each answer to its row; where that was the last, the one that follows is sampled.

@@ -40,25 +40,20 @@ class Rows:
         matched, _ = self._kept.match(_path(sequence, sequence.prompt_length))
         return max(0, min(matched - 1, sequence.prompt_length - 2))
 
-    def take(self, sequence, target):
-        """Give `sequence` the row `target`, the first that does not run, with all that some row has of its prompt.
+    def take(self, sequence, first):
+        """Give `sequence` a row from `first` on, those that do not run, with all that some row has of its prompt.
 
-        Returns the moves that bring it there.
+        Returns the move that brings it there.
         """
         matched, holders = self._kept.match(_path(sequence, sequence.prompt_length))
-        free, cached = range(target, self._slots), self.match(sequence)
+        free, cached = range(first, self._slots), self.match(sequence)
         # A row that has nothing else would be a double of the new one.
         whole = [row for row in holders if row in free and self._kept.length(row) == matched]
         taken = whole[0] if whole else self._kept.least(free)
         source = taken if taken in holders or not holders else holders[0]
-        moves = [Copy(taken, taken, cached if source == taken else 0)]
         self._kept.drop(taken)
         sequence.row = taken
-        moves += self.place(sequence, target)
-        source = {taken: target, target: taken}.get(source, source)
-        if source != target:
-            moves.append(Copy(source, target, cached))
-        return moves
+        return [Copy(source, taken, cached)]
 
     def place(self, sequence, row):
         """Move `sequence` to `row`, and what that holds to the row that it leaves; return the moves."""

@@ -25,8 +25,8 @@ from shares import Shares
 from terms import NO_TERMS, Terms
 from waiting import Waiting
 
-# 128 prompt tokens at once take 0.9 of the time of twice 64 (docs/integer-graphs.md).
-ALONE = 2
+# 256 prompt tokens at once take 0.9 of the time of four times 64 (docs/integer-graphs.md).
+ALONE = 4
 # How often one request may be interrupted.
 MOST_PREEMPTIONS = 3
 
@@ -163,13 +163,13 @@ class Scheduler:
         return Chunk(sequence, sequence.prefilled, sequence.prefilled + size, tuple(moves)) if size else None
 
     def prefilled(self, chunk):
-        """Note that `chunk` was computed; return the moves that its sequence needs to join the running rows."""
-        sequence = chunk.sequence
-        sequence.prefilled = chunk.stop
-        self._shares.charge(sequence.terms.tenant, chunk.stop - chunk.start)
-        if not chunk.is_last:
-            return []
-        self.prefilling = None
+        """Note that `chunk` was computed."""
+        chunk.sequence.prefilled = chunk.stop
+        self._shares.charge(chunk.sequence.terms.tenant, chunk.stop - chunk.start)
+
+    def join(self):
+        """Let the request whose prompt is computed run; return the moves that put it behind those that do."""
+        sequence, self.prefilling = self.prefilling, None
         self._rows.keep(sequence)
         self.running.append(sequence)
         return self._rows.place(sequence, len(self.running) - 1)

@@ -8,9 +8,9 @@ times faster. Three things let it keep the quality, none of which needs calibrat
 - The residual stream is turned by a fixed random orthogonal matrix, folded into the weights at both its ends (QuaRot,
   Ashkboos et al. 2024). Behind an RMS norm whose gain is folded away as well, a row is then much like 576 draws from a
   standard normal distribution, whatever the token: one fixed scale quantises every row.
-- Other inputs (attention's, the MLP's inner ones) are divided by the largest of their row, the latter after a Hadamard
-  turn of blocks, so that no outlier takes the whole range. That takes many small operators, which are dear for a few
-  rows: prefill.onnx does it, decode.onnx has `MatMulNBits` there, as the builder's graph has it everywhere.
+- Other inputs (attention's, the MLP's inner ones) have a step for each row, from its largest number, the latter after a
+  Hadamard turn of blocks, so that no outlier takes the whole range. That takes many small operators, which are dear for
+  a few rows: prefill.onnx does it, decode.onnx has `MatMulNBits` there, as the builder's graph has it everywhere.
 - A row's result depends on nothing but the row: whatever else a step carries, decoding gives the same bits, and so does
   a prompt cut otherwise (but into chunks of one token).
 
@@ -49,7 +49,8 @@ PRUNING = ("Gather", "Unsqueeze")
 CLIP = 4.1
 STEPS = 127
 ZERO_POINT = 128
-# A column's or row's step is never zero.
+ZERO_POINTS = "zero_points"
+# A column's step is never zero.
 LEAST = 1e-12
 # Of a column's largest weight, what its step may be for.
 SHARES = (1.0, 0.95, 0.9, 0.85, 0.8)
@@ -181,7 +182,21 @@ class _Graph:
         self.new |= {"from_last": np.array([-1]), "to_end": np.array([2**31]), "positions": np.array([1])}
         self.new |= {"zero_point": np.array(ZERO_POINT, np.uint8)}
         nodes = [made for node in self._graph.node for made in self._instead_of(node)]
-        yield from last_rows(nodes, self._stream) if self._is_prefill else nodes
+        if not self._is_prefill:
+            yield from nodes
+            return
+        yield from last_rows([*self._zero_points(), *nodes], {*self._stream, ZERO_POINTS})
+
+    def _zero_points(self) -> Iterator[Any]:
+        """One for every row."""
+        import numpy as np
+        from onnx import helper, numpy_helper
+
+        self.new |= {"one": np.array(1, np.float32), "one_each": np.array([1])}
+        value = numpy_helper.from_array(np.array([ZERO_POINT], np.uint8))
+        yield helper.make_node("Shape", ["input_ids"], ["input_ids/shape"])
+        yield helper.make_node("Concat", ["input_ids/shape", "one_each"], [f"{ZERO_POINTS}/shape"], axis=0)
+        yield helper.make_node("ConstantOfShape", [f"{ZERO_POINTS}/shape"], [ZERO_POINTS], value=value)
 
     def _instead_of(self, node: Any) -> Iterator[Any]:
         """What stands for `node` of the builder's graph."""
@@ -215,8 +230,8 @@ class _Graph:
 
         source, result = node.input[0], node.output[0]
         if norm := self._norm_behind(source):
-            if source not in self._quantised:
-                yield self._quantise(source, source, "norm_step")
+            if self._is_first(source):
+                yield self._quantise(source)
             gain = self._array(self._gains[norm])[:, None]
             yield self._of_integers(node, "norm_step", result, lambda: self._turn.T @ (gain * self._weights(node)))
         elif not self._is_prefill:
@@ -225,11 +240,17 @@ class _Graph:
             # Attention's result has no outliers to spread.
             width = _attributes(node)["K"]
             block = 1 if self._op(source) == ATTENTION else block_of(width)
-            if source not in self._quantised:
+            if self._is_first(source):
                 yield from self._by_largest(source, width, block)
             scaled = f"{result}/of_rows"
-            yield self._of_integers(node, "row_step", scaled, lambda: in_blocks(self._weights(node), block))
-            yield helper.make_node("Mul", [scaled, f"{source}/largest"], [result])
+            yield self._of_integers(node, "one", scaled, lambda: in_blocks(self._weights(node), block))
+            yield helper.make_node("Mul", [scaled, f"{source}/steps"], [result])
+
+    def _is_first(self, source: str) -> bool:
+        """Whether no product has asked for `source` as integers before."""
+        is_first = source not in self._quantised
+        self._quantised.add(source)
+        return is_first
 
     def _of_integers(self, node: Any, step: str, result: str, weights: "Callable[[], Array]") -> Any:
         """The product of a source's integers and `weights` [K, N] by column."""
@@ -249,15 +270,14 @@ class _Graph:
         node.input[1:3] = [f"{name}/turned", f"{steps}/turned"]
         return node
 
-    def _quantise(self, name: str, source: str, step: str) -> Any:
-        """`source`, whose step is fixed, as the integers of `name`."""
+    def _quantise(self, name: str) -> Any:
+        """Rows behind a norm as integers, all by one step."""
         from onnx import helper
 
-        self._quantised.add(name)
-        return helper.make_node("QuantizeLinear", [source, step, "zero_point"], [f"{name}/int8"])
+        return helper.make_node("QuantizeLinear", [name, "norm_step", "zero_point"], [f"{name}/int8"])
 
     def _by_largest(self, name: str, width: int, block: int) -> Iterator[Any]:
-        """Rows turned in blocks, divided by their largest number, and quantised."""
+        """Rows turned in blocks, and quantised by steps of their own, which their largest number gives."""
         import numpy as np
         from onnx import helper
 
@@ -269,12 +289,13 @@ class _Graph:
             yield helper.make_node("MatMul", [f"{name}/blocks", turn], [f"{name}/turned_blocks"])
             source = f"{name}/turned"
             yield helper.make_node("Reshape", [f"{name}/turned_blocks", whole], [source])
-        self.new |= {"last_axis": np.array([-1]), "least": np.array(LEAST, np.float32)}
+        self.new |= {"last_axis": np.array([-1])}
         yield helper.make_node("Abs", [source], [f"{name}/sizes"])
-        yield helper.make_node("ReduceMax", [f"{name}/sizes", "last_axis"], [f"{name}/max"], keepdims=1)
-        yield helper.make_node("Max", [f"{name}/max", "least"], [f"{name}/largest"])
-        yield helper.make_node("Div", [source, f"{name}/largest"], [f"{name}/share"])
-        yield self._quantise(name, f"{name}/share", "row_step")
+        yield helper.make_node("ReduceMax", [f"{name}/sizes", "last_axis"], [f"{name}/largest"], keepdims=1)
+        yield helper.make_node("Mul", [f"{name}/largest", "row_step"], [f"{name}/steps"])
+        # One block a row: that is as fast as one step for all, and dividing first is another pass.
+        inputs = [source, f"{name}/steps", ZERO_POINTS]
+        yield helper.make_node("QuantizeLinear", inputs, [f"{name}/int8"], axis=2, block_size=width)
 
     def _array(self, name: str) -> "Array":
         """A stored tensor's numbers."""
