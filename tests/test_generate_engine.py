@@ -238,8 +238,7 @@ def test_a_prompt_beside_others_comes_in_smaller_pieces_than_alone() -> None:
     widths: list[int] = []
     engine = Engine(Slow(length=200, end_ids=()), max_queue_size=10, chunk=32)
     first, second, long = (Generation([number] * 120, Settings(max_tokens=60)) for number in range(3))
-    engine.submit(first)
-    engine.submit(second)
+    engine.submit(first, second)
     wait_until(lambda: second.output)
     engine.submit(long)
     wait_until(lambda: long.output)
