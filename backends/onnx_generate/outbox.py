@@ -137,11 +137,11 @@ class Outbox:
     def _look_after_silent(self, now):
         """Send heartbeats to those that heard nothing for long; ask direct callers whether they are still there."""
         with self._changed:
-            slow = max(HEARTBEAT_S, len(self._open) / HEARTBEATS_PER_S)
+            slow = max(HEARTBEAT_S, sum(parcel.abandoned is None for parcel in self._open) / HEARTBEATS_PER_S)
             silent = [
                 parcel
                 for parcel, heard in self._open.items()
-                if now - heard >= (HEARTBEAT_S if parcel.is_in_prefill else slow)
+                if now - heard >= (HEARTBEAT_S if parcel.is_in_prefill or parcel.abandoned else slow)
             ]
         for parcel in silent:
             if parcel.abandoned is None:
