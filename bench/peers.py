@@ -24,8 +24,8 @@ from tritonyard import Client
 from yard.console import err
 
 PREFILL = (128, 512)
-# Rounds of a prefill, each less than a second; and what comes before them: the memory of a slot is mapped when it is first
-# written, which adds 4 % to the first prompt of 512 tokens there, once.
+# Rounds of a prefill, each less than a second; and what comes before them: the memory of a slot is mapped when it is
+# first written, which adds 4 % to the first prompt of 512 tokens there.
 PROMPTS, WARM_UP = 31, 16
 STREAMS = (1, 4, 8, 16)
 # Of a decoding stream: so few tokens in that prefill hardly counts.

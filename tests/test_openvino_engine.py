@@ -181,7 +181,7 @@ def test_another_order_is_refused(engine: Any) -> None:
 @pytest.mark.parametrize("limit", ["timeout", "queue_timeout"])
 def test_a_late_request_ends_with_what_it_has(engine: Any, limit: str) -> None:
     engine.decoder.scripts = {number: [1] * 63 for number in range(3)}
-    # The one that waits arrives first: were it the last, the row of the late one could be its own before it is late too.
+    # The one that waits arrives first: as the last it could have the row of the late one before it is late itself.
     waiting, late, other = (Generation([each], Settings(), terms=Terms(**{limit: 20_000})) for each in range(3))
     other.terms = Terms()
     answered(engine, late, other, waiting)

@@ -17,8 +17,8 @@ import time
 from threading import Condition, Thread
 
 HEARTBEAT_S = 0.1
-# However many wait, heartbeats may not take the cores from those that run: 25 a second took 4 % of their tokens. But one
-# in prefill holds a slot.
+# However many wait, heartbeats may not take the cores from those that run: 25 a second took 4 % of their tokens. But
+# one in prefill holds a slot.
 HEARTBEATS_PER_S = 8
 # The engine's pause after a first token: what tritonserver, detokenizer and client need to bring it to the caller.
 PAUSE_S = 0.002
