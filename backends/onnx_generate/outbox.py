@@ -17,9 +17,11 @@ import time
 from threading import Condition, Thread
 
 HEARTBEAT_S = 0.1
-# However many wait, heartbeats may not take the cores from those that run: 25 a second took 4 % of their tokens. But
-# one in prefill holds a slot.
-HEARTBEATS_PER_S = 8
+# However many there are, heartbeats may not take the cores from those that run; but one in prefill holds a slot.
+HEARTBEATS_PER_S = 25
+# So much longer a silence is that of an answer in the making, which nothing is streamed of: as many heartbeats as those
+# that wait get took 4 % of its tokens.
+PATIENCE = 3
 # The engine's pause after a first token: what tritonserver, detokenizer and client need to bring it to the caller.
 PAUSE_S = 0.002
 # A token waits for the next one where the last came so soon: nobody reads faster. A response takes all steps together
@@ -44,6 +46,12 @@ class Parcel:
     def is_in_prefill(self):
         """Whether it has a slot, and no token yet."""
         return self.generation.row is not None and not self.generation.output
+
+    def silence(self, slow):
+        """Return after how many seconds without a word it is looked after; `slow` is for those that wait."""
+        if self.is_in_prefill or self.abandoned:
+            return HEARTBEAT_S
+        return slow if self.generation.row is None else PATIENCE * slow
 
     @property
     def may_wait(self):
@@ -138,11 +146,7 @@ class Outbox:
         """Send heartbeats to those that heard nothing for long; ask direct callers whether they are still there."""
         with self._changed:
             slow = max(HEARTBEAT_S, sum(parcel.abandoned is None for parcel in self._open) / HEARTBEATS_PER_S)
-            silent = [
-                parcel
-                for parcel, heard in self._open.items()
-                if now - heard >= (HEARTBEAT_S if parcel.is_in_prefill or parcel.abandoned else slow)
-            ]
+            silent = [parcel for parcel, heard in self._open.items() if now - heard >= parcel.silence(slow)]
         for parcel in silent:
             if parcel.abandoned is None:
                 self._deliver(parcel)
