@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 from engine import Engine, Generation
-from outbox import Outbox, Parcel
+from outbox import HEARTBEAT_S, PATIENCE, Outbox, Parcel
 from request import BadRequest, Settings
 from scheduler import QueueFull
 from terms import Terms
@@ -336,6 +336,24 @@ def test_a_token_waits_for_one_that_is_due_soon(monkeypatch, gap_s, heartbeat_s,
     outbox.notify(parcel)
     wait_until(lambda: mail.responses[-1] == ([9], "length"))
     outbox.close()
+
+
+@pytest.mark.parametrize(
+    ("row", "output", "abandoned", "silence"),
+    [
+        (None, [], None, 0.5),
+        (0, [], None, HEARTBEAT_S),
+        (0, [1], None, PATIENCE * 0.5),
+        (None, [1], None, 0.5),
+        (None, [], bool, HEARTBEAT_S),
+        (0, [1], bool, HEARTBEAT_S),
+    ],
+    ids=["waits", "in prefill", "runs", "interrupted", "direct, waits", "direct, runs"],
+)
+def test_how_long_a_silence_may_be(row, output, abandoned, silence) -> None:
+    generation = Generation([1], Settings())
+    generation.row, generation.output = row, output
+    assert Parcel(generation, False, Mail(), abandoned).silence(0.5) == silence
 
 
 def test_who_waits_gets_heartbeats_and_a_direct_caller_is_asked(decoder, engine) -> None:
