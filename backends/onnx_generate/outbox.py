@@ -20,7 +20,7 @@ HEARTBEAT_S = 0.1
 # However many there are, heartbeats may not take the cores from those that run; but one in prefill holds a slot.
 HEARTBEATS_PER_S = 25
 # So much longer a silence is that of an answer in the making, which nothing is streamed of: as many heartbeats as those
-# that wait get took 4 % of its tokens.
+# that wait get took 2.5 % of its tokens.
 PATIENCE = 3
 # The engine's pause after a first token: what tritonserver, detokenizer and client need to bring it to the caller.
 PAUSE_S = 0.002
