@@ -24,9 +24,8 @@ from tritonyard import Client
 from yard.console import err
 
 PREFILL = (128, 512)
-# Rounds of a prefill, each less than a second; and what comes before them: the memory of a slot is mapped when it is
-# first written, which adds 4 % to the first prompt of 512 tokens there.
-PROMPTS, WARM_UP = 31, 16
+# Rounds of a prefill, each less than a second.
+PROMPTS = 31
 STREAMS = (1, 4, 8, 16)
 # Of a decoding stream: so few tokens in that prefill hardly counts.
 SHORT, TOKENS = 8, 64
@@ -97,7 +96,8 @@ def openvino(folder: Path) -> Iterator[Ask]:
 
 def prefill(inside: Generate, ask: Ask, rows: Iterator[list[int]], length: int) -> Figure:
     """One prompt of `length` tokens, and the token that follows."""
-    for _ in range(WARM_UP):
+    # The memory of a slot is mapped when it is first written, which adds 4 % to the first prompt of 512 tokens there.
+    for _ in range(max(STREAMS)):
         inside(next(rows), 1)
         ask([next(rows)], 1)
     theirs, ours = in_turns(lambda: ask([next(rows)], 1), lambda: inside(next(rows), 1), PROMPTS)

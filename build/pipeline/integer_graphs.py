@@ -96,16 +96,16 @@ def graphs_here(folder: Path) -> list[str]:
     return [DECODE, PREFILL] if vnni and (folder / PREFILL).exists() else [MODEL]
 
 
-def last_rows(nodes: Sequence[Any], stream: Collection[str]) -> Iterator[Any]:
+def last_rows(nodes: Sequence[Any], of_rows: Collection[str]) -> Iterator[Any]:
     """Yield `nodes`, which work on all positions up to the last attention, and behind it on the last one alone.
 
-    Behind it they read its result and the residual stream, whose tensors' names are `stream`.
+    Behind it they read its result and, of what comes before, tensors that have a row for each position: `of_rows`.
     """
     from onnx import helper
 
     end = max(index for index, node in enumerate(nodes) if node.op_type == ATTENTION) + 1
     yield from nodes[:end]
-    positions = {name for node in nodes[:end] for name in node.output if name in stream}
+    positions = {name for node in nodes[:end] for name in node.output if name in of_rows}
     positions.add(nodes[end - 1].output[0])
     cut = {name: f"{name}/last" for node in nodes[end:] for name in node.input if name in positions}
     for name, last in cut.items():
